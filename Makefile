@@ -1,0 +1,29 @@
+# One command each; CI calls the same ones.
+SHELL := /bin/bash
+VENV := .venv
+PY := $(VENV)/bin/python
+.DEFAULT_GOAL := help
+
+.PHONY: help setup build test check format sanitize clean
+
+help: ## what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: ## virtual environment, Debian packages where missing, compiled parts
+	@./setup.sh
+
+build: ## compiled parts and native programs, in place
+	@$(PY) setup.py --quiet build_ext --inplace
+
+test: ## all tests
+	@./setup.sh test
+	@$(PY) -m pytest
+
+check: setup ## style, types, import contracts
+	@./check.sh
+
+format: ## rewrite Python and C in the project's style
+	@$(VENV)/bin/ruff format . && $(VENV)/bin/ruff check --fix . && $(VENV)/bin/clang-format -i $$(git ls-files '*.c' '*.h')
+
+clean: ## remove what was built
+	@rm -rf build dist *.egg-info .venv ext/*.so ext/_*.c cni/bin agent/bin .cache

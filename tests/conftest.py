@@ -1,0 +1,36 @@
+"""What every test shares: a header that says what was tested on which machine, and the privilege marks."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+
+import pytest
+
+
+def namespaces() -> str:
+    """Empty if network namespaces can be made here, else why not."""
+    made = subprocess.run(["unshare", "-n", "-m", "true"], capture_output=True, text=True, check=False)
+    return "" if made.returncode == 0 else made.stderr.strip()
+
+
+def pytest_report_header() -> list[str]:
+    """Kernel, privilege and tools, so that a log explains its own skips."""
+    tools = {name: shutil.which(name) or "missing" for name in ("ip", "nft", "containerd", "runc", "strace", "clang")}
+    return [
+        f"kernel {platform.release()}, uid {os.getuid()}, namespaces: {namespaces() or 'yes'}",
+        "tools: " + ", ".join(f"{name} {path}" for name, path in tools.items()),
+    ]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked `root` are skipped, by name of what is missing, where namespaces cannot be made."""
+    if not any(item.get_closest_marker("root") for item in items):
+        return
+    why = "not root" if os.getuid() != 0 else namespaces()
+    if why:
+        for item in items:
+            if item.get_closest_marker("root"):
+                item.add_marker(pytest.mark.skip(reason=f"needs root and network namespaces: {why}"))
