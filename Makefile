@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 .DEFAULT_GOAL := help
 
-.PHONY: help setup build test check format sanitize clean
+.PHONY: help setup build demo test check bench format sanitize clean
 
 help: ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -15,12 +15,18 @@ setup: ## virtual environment, Debian packages where missing, compiled parts
 build: ## compiled parts and native programs, in place
 	@$(PY) setup.py --quiet build_ext --inplace
 
+demo: setup ## three nodes, sixty pods, a crash of every daemon, and no trace left
+	@$(PY) -m cli.main demo
+
 test: ## all tests
 	@./setup.sh test
 	@$(PY) -m pytest
 
 check: setup ## style, types, import contracts
 	@./check.sh
+
+bench: setup ## the benchmark suite: table, JSON, plot
+	@$(PY) -m bench
 
 format: ## rewrite Python and C in the project's style
 	@$(VENV)/bin/ruff format . && $(VENV)/bin/ruff check --fix . && $(VENV)/bin/clang-format -i $$(git ls-files '*.c' '*.h')

@@ -3,6 +3,7 @@
 set -uo pipefail
 cd "$(dirname "$0")"
 bin=.venv/bin
+export PATH=$PWD/$bin:$PATH
 failed=()
 run() { local name=$1; shift; if "$@"; then printf 'ok    %s\n' "$name"; else failed+=("$name"); printf 'FAIL  %s\n' "$name"; fi; }
 mapfile -t c_files < <(git ls-files '*.c' '*.h')

@@ -18,8 +18,8 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
-PARTS: tuple[str, ...] = ()
-PROGRAMS: dict[str, str] = {}
+PARTS = ("pool", "journal", "netlink")
+PROGRAMS = {"cni/aws-cni.c": "cni/bin/aws-cni", "agent/supervisor.c": "agent/bin/enid-supervisor"}
 WARN = ["-Wall", "-Wextra", "-Werror", "-Wshadow", "-Wconversion", "-Wno-sign-conversion", "-Wvla", "-Wformat=2"]
 
 
@@ -64,7 +64,9 @@ def extensions() -> list[Extension]:
         Extension(
             f"ext._{part}",
             [f"ext/_{part}.pyx", f"ext/{part}.c"],
-            depends=[f"ext/{part}.h"],
+            depends=sorted(
+                str(p.relative_to(HERE)) for p in HERE.glob(f"ext/*{part}*.[hp]*") if p.suffix in (".h", ".pxd", ".pxi")
+            ),
             extra_compile_args=[*compile_args, "-Wall", "-Werror", "-Wno-unused-function", "-Wno-maybe-uninitialized"],
             extra_link_args=link_args,
             define_macros=[("CYTHON_USE_TYPE_SPECS", "0")],

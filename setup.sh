@@ -94,7 +94,7 @@ fi
 # --- the compiled parts ---------------------------------------------------------------------------------
 stamp=$venv/.enid-built
 newest=$(find setup.py ext cni agent \( -name '*.pyx' -o -name '[a-z]*.c' -o -name '*.h' -o -name '*.pxd' -o -name setup.py \) ! -path 'ext/_*.c' -newer "$stamp" -print -quit 2>/dev/null || echo all)
-if [ ! -e "$stamp" ] || [ -n "$newest" ]; then
+if [ ! -e "$stamp" ] || [ -n "$newest" ] || [ ! -x cni/bin/aws-cni ] || [ ! -x agent/bin/enid-supervisor ] || ! compgen -G 'ext/_netlink*.so' >/dev/null; then
     say "building the compiled parts"
     touch "$stamp.new"
     $venv/bin/python setup.py --quiet build_ext --inplace || die "the build failed; see the lines above"

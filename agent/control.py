@@ -135,7 +135,10 @@ class Explain(Message, tag="explain"):
 
 
 class Block(msgspec.Struct, omit_defaults=True):
-    """A block as the pool sees it. `unready`: known from the journal, its ENI not confirmed yet this run."""
+    """A block as the pool sees it. `unready`: known from the journal, its ENI not confirmed yet this run.
+
+    `used` counts held addresses too (used by somebody that the agent does not know).
+    """
 
     eni_id: str
     base: str
@@ -145,6 +148,7 @@ class Block(msgspec.Struct, omit_defaults=True):
     used: int
     cooling: int
     size: int
+    unready: bool = False
 
 
 class Pool(msgspec.Struct, omit_defaults=True):
@@ -186,7 +190,9 @@ class Update(Message, tag="update"):
 class Pod(msgspec.Struct, omit_defaults=True):
     """One sandbox that has, had or asked for an address.
 
-    `state`: parked, up, deleted, failed, lost (its veth went without a DEL).
+    `state`: parked, wiring (has an address; its ADD is not finished), up, deleted, failed, lost (its veth went
+    without a DEL). `rules` and `routes`: what a living pod should have; in the answer to Explain they are compared with
+    the kernel, and begin with MISSING or SURPLUS where they differ.
     `phases`: name to microseconds since the request arrived (parked, assigned, journaled, wired, answered).
     """
 

@@ -75,7 +75,8 @@ def as_json(snapshot: Snapshot) -> dict[str, object]:
 def show(snapshot: Snapshot, now_unix: float) -> None:
     """The tables; `now_unix` dates the ages."""
     pool = snapshot.pool
-    ready = "ready" if snapshot.ready else "not ready: the manager has not finished its start"
+    phase = (snapshot.report or {}).get("phase") or "the manager has not said anything yet"
+    ready = "ready" if snapshot.ready else f"not ready: {phase}"
     click.echo(f"agent up {out.since(snapshot.started_unix, now_unix)}, {ready}")
     click.echo(pool_line(pool))
     if snapshot.outlook is not None and not snapshot.outlook.can_grow:
@@ -85,13 +86,12 @@ def show(snapshot: Snapshot, now_unix: float) -> None:
     show_enis(snapshot)
     show_special_blocks(snapshot.blocks)
     if snapshot.report:
-        out.heading("manager")
-        out.table(["what", "value"], flat(snapshot.report))
+        show_report(snapshot.report)
     if snapshot.counters:
         out.heading("counters")
         out.table(["counter", "value"], ((n, str(v)) for n, v in sorted(snapshot.counters.items())), right=["value"])
     if snapshot.last_errors:
-        out.heading("last errors")
+        out.heading("agent: last errors")
         for line in snapshot.last_errors:
             click.echo(f"  {line}")
 
@@ -133,11 +133,27 @@ def show_special_blocks(blocks: Iterable[Block]) -> None:
         out.table(["block", "ENI", "state", "used", "cooling"], rows, right=["used", "cooling"])
 
 
+def show_report(report: dict[str, object]) -> None:
+    """The manager's account: its lists of lines (steps, errors) as such, the rest as a table."""
+    lists = {key: value for key, value in report.items() if isinstance(value, list) and not _nested(value)}
+    out.heading("manager")
+    out.table(["what", "value"], flat({key: value for key, value in report.items() if key not in lists}))
+    for key, lines in lists.items():
+        if lines:
+            out.heading(f"manager: {key}")
+            for line in lines:
+                click.echo(f"  {line}")
+
+
+def _nested(items: list[object]) -> bool:
+    return any(isinstance(item, dict | list) for item in items)
+
+
 def flat(report: object, prefix: str = "") -> list[tuple[str, str]]:
     """The manager's report as lines: nested names joined by dots, lists of scalars in one line."""
     if isinstance(report, dict):
         return [line for key, value in report.items() for line in flat(value, f"{prefix}.{key}" if prefix else key)]
-    if isinstance(report, list) and any(isinstance(item, dict | list) for item in report):
+    if isinstance(report, list) and _nested(report):
         return [line for index, item in enumerate(report) for line in flat(item, f"{prefix}.{index}")]
     if isinstance(report, list):
         return [(prefix, ", ".join(str(item) for item in report) or "none")]

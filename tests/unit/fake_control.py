@@ -43,7 +43,10 @@ def a_snapshot(**changes: object) -> control.Snapshot:
             control.Block("eni-0b", "10.0.1.16", 28, "prefix", "open", 2, 1, 16),
             control.Block("eni-0b", "10.0.1.9", 32, "address", "quarantined", 0, 0, 1),
         ],
-        "report": {"targets": {"warm_ip_target": 5}, "steps": [{"do": "assign", "count": 3}], "zones": []},
+        "report": {
+            "phase": "running", "targets": {"warm_ip_target": 5, "short": None}, "unmanaged": [],
+            "steps": ["12:00:00 assign 5 to eni-0b: done in 120 ms"], "cards": [{"card": 0, "zones": ["a", "b"]}],
+        },
         "counters": {"add_ok": 12},
         "last_errors": ["12:00:01 AssignPrivateIpAddresses: InsufficientFreeAddressesInSubnet"],
     }  # fmt: skip

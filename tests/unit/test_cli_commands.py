@@ -45,8 +45,10 @@ def test_status_shows_pool_enis_report_and_errors(agent: FakeAgent, tmp_path: Pa
     assert result.output.index("eni-0a") < result.output.index("eni-0b")
     assert lines_with(result.output, "10.0.1.9/32", "quarantined")
     assert lines_with(result.output, "targets.warm_ip_target", "5")
-    assert lines_with(result.output, "steps.0.do", "assign")
-    assert lines_with(result.output, "zones", "none")
+    assert lines_with(result.output, "targets.short", "-")
+    assert lines_with(result.output, "cards.0.zones", "a, b")
+    assert result.output.index("manager: steps") < result.output.index("  12:00:00 assign 5 to eni-0b: done in 120 ms")
+    assert "unmanaged" not in result.output
     assert lines_with(result.output, "add_ok", "12")
     assert "InsufficientFreeAddressesInSubnet" in result.output
 
@@ -56,12 +58,12 @@ def test_status_of_a_node_that_cannot_grow(agent: FakeAgent, tmp_path: Path) -> 
         ready=False,
         enis=[],
         blocks=[],
-        report=None,
+        report={"phase": "waiting for IMDS"},
         pool=control.Pool(total=2, used=1, cooling=1, free=0, parked=4, next_free_in_s=12.5),
         outlook=control.Outlook(False, "eni-limit", "t3.medium holds 3 ENIs", retry_after_s=30.0),
     )
     result = run("status", "--run-dir", tmp_path)
-    assert "not ready" in result.output
+    assert "not ready: waiting for IMDS" in result.output
     assert "4 pods wait" in result.output
     assert "12.5 s" in result.output
     assert "t3.medium holds 3 ENIs [eni-limit] (next try in 30 s)" in result.output

@@ -1,0 +1,264 @@
+"""ADD: an address, a record, a veth, an answer; inline, in this order.
+
+The same request twice gives the same answer: an owner keeps its address, and a veth that is whole stays as it is.
+What fails is taken back, and told with its type. An ADD that finds no free address is parked.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from typing import Final
+
+from agent.fastpath.kernel import refusal, spare_name
+from agent.fastpath.loop import now_ns
+from agent.fastpath.node import Node
+from agent.fastpath.parked import Parked, ParkingLot
+from agent.fastpath.server import Call
+from agent.fastpath.spool import Spool
+from core import addresses, names, result
+from core.errors import DescriptorsRefused, EnidError, JournalWrite, KernelRefused
+from core.ipam import Owner
+from core.netconf import Request
+from core.records import Gone, OwnerMeta
+from ext import netlink, pool
+
+NAME_TRIES: Final = 4
+FLUSH_S: Final = 2.0
+
+
+class Adder:
+    """Carries out ADDs."""
+
+    def __init__(self, node: Node, spool: Spool) -> None:
+        self._node = node
+        self._spool = spool
+        self.lot: ParkingLot
+        self._own_namespace = os.stat("/proc/self/ns/net").st_ino
+
+    def add(self, call: Call, request: Request) -> None:
+        """Answer the call, now or once an address is there. Raises EnidError for what is to be answered at once."""
+        node = self._node
+        if len(call.fds) != 2:
+            raise DescriptorsRefused("ADD came without the descriptors of the pod's network namespace")
+        self._check_namespace(call.fds[0])
+        self._spool.check()
+        if call.hung_up():
+            # Its DEL may be through already: what is made now would stay.
+            node.count("add_caller_gone")
+            call.close()
+            return
+        for note in request.notes:
+            node.log.info("add", f"{request.namespace}/{request.pod}: {note}")
+        key = names.owner_key(request.network, request.container_id, request.ifname)
+        owner = node.book.owners.get(key)
+        if owner is not None:
+            self._again(call, request, owner)
+            return
+        waiting = self.lot.get(key)
+        if waiting is not None:
+            self.lot.join(waiting, call)
+            return
+        meta = OwnerMeta(
+            network=request.network,
+            container_id=request.container_id,
+            ifname=request.ifname,
+            namespace=request.namespace,
+            pod=request.pod,
+            netns=request.netns,
+            host_veth=names.host_veth(request.namespace, request.pod, request.veth_prefix),
+            since_unix_ns=time.time_ns(),
+            phases={},
+        )
+        if len(self.lot) or node.wait_ready:
+            self._park(key, request, meta, call)
+            return
+        try:
+            owner = node.assign(key, meta)
+        except pool.Exhausted:
+            self._park(key, request, meta, call)
+            return
+        self._finish([call], request, owner, call.arrived_ns)
+
+    def serve(self, waiting: Parked, owner: Owner) -> None:
+        """Finish a parked ADD that has got its address."""
+        owner.meta.phases.update(waiting.phases)
+        self._finish(waiting.calls, waiting.request, owner, waiting.since_ns)
+
+    def _park(self, key: bytes, request: Request, meta: OwnerMeta, call: Call) -> None:
+        try:
+            self.lot.park(key, request, meta, call)
+        except EnidError as error:
+            self._node.failed(meta, error, {})
+            raise
+
+    def _again(self, call: Call, request: Request, owner: Owner) -> None:
+        """A request that was answered, or begun, before: the same address, the veth made anew only if it must be."""
+        node = self._node
+        node.count("add_repeated")
+        pod = _pod_socket(call)
+        try:
+            whole = node.kernel.whole(owner, pod, request.ifname)
+            if not whole and owner.host_index:
+                # A leftover of the earlier try may hold the name inside the pod, so it must be gone, not going.
+                node.kernel.unwire(owner)
+                node.kernel.delete_link(owner.host_index)
+                node.book.set_index(owner, 0)
+        except netlink.NetlinkError as error:
+            raise refusal(error).error from error
+        finally:
+            pod.close()
+        if whole:
+            node.is_up(owner, owner.host_index)
+            call.reply(0, self._result(request, owner))
+            return
+        owner.meta.netns = request.netns
+        # Its own name may be with a later sandbox of the same pod; that one is put aside as always.
+        owner.meta.host_veth = names.host_veth(request.namespace, request.pod, request.veth_prefix)
+        owner.meta.namespace, owner.meta.pod = request.namespace, request.pod
+        self._finish([call], request, owner, call.arrived_ns, again=True)
+
+    def _finish(
+        self, calls: list[Call], request: Request, owner: Owner, arrived_ns: int, *, again: bool = False
+    ) -> None:
+        """Journal, kernel, ipam.json, answer; all of it taken back if one fails."""
+        node = self._node
+        phases = owner.meta.phases
+        phases["assigned"] = (now_ns() - arrived_ns) // 1000
+        try:
+            node.journal_owner(owner)
+        except JournalWrite as error:
+            if not again:
+                node.undo(owner)
+            self._fail(calls, owner, error)
+            return
+        phases["journaled"] = (now_ns() - arrived_ns) // 1000
+        # The newest call's descriptors are those that live the longest.
+        call = calls[-1]
+        try:
+            index = self._wire(call, request, owner)
+        except netlink.NetlinkError as error:
+            refused = refusal(error)
+            node.note_error("add", refused.error.code, f"{owner.meta.namespace}/{owner.meta.pod}: {refused.error.text}")
+            cool = refused.touched or again
+            node.end(owner, _failed(refused.error, cool))
+            self._fail(calls, owner, refused.error, remembered=True)
+            return
+        phases["wired"] = (now_ns() - arrived_ns) // 1000
+        node.is_up(owner, index)
+        node.count("add_ok")
+        text = self._result(request, owner)
+        for waiting in calls:
+            waiting.reply(0, text)
+        phases["answered"] = (now_ns() - arrived_ns) // 1000
+        if node.log.debugging:
+            node.log.debug(
+                "add",
+                f"{request.namespace}/{request.pod} ({request.container_id[:12]}) has "
+                f"{addresses.text(owner.address)} on {owner.meta.eni_id} after {phases['answered']} us",
+            )
+
+    def _fail(self, calls: list[Call], owner: Owner, error: EnidError, *, remembered: bool = False) -> None:
+        self._node.count("add_failed")
+        self._node.count(f"add_failed_{error.code}")
+        if not remembered:
+            self._node.failed(owner.meta, error, owner.meta.phases)
+        for call in calls:
+            call.fail(error)
+
+    # --- the kernel part ----------------------------------------------------------------------------------
+
+    def _wire(self, call: Call, request: Request, owner: Owner) -> int:
+        """Raises NetlinkError when nothing helps."""
+        node = self._node
+        owner.host_mac = names.derived_mac(owner.meta.container_id, owner.meta.ifname, "host")
+        pod = _pod_socket(call)
+        try:
+            for left in range(NAME_TRIES, -1, -1):
+                try:
+                    mtu = request.mtu or node.settings.pod_mtu
+                    return node.kernel.wire(owner, pod, call.fds[0], request.ifname, mtu)
+                except netlink.NameTaken as taken:
+                    if not left:
+                        raise
+                    self._make_room(taken, owner, request)
+                except netlink.KernelError as error:
+                    # The name inside the pod may be held by the other end of a link that is going away.
+                    if error.errno != errno.EEXIST or error.phase != "link" or not left or not len(node.reaper):
+                        raise
+                    node.reaper.flush(FLUSH_S)
+        finally:
+            pod.close()
+        raise AssertionError("not reached")
+
+    def _make_room(self, taken: netlink.NameTaken, owner: Owner, request: Request) -> None:
+        """Free the name of the host end. Raises NetlinkError."""
+        node = self._node
+        kernel = node.kernel
+        holder = node.book.by_index.get(taken.ifindex)
+        link = kernel.host.link(index=taken.ifindex)
+        if link is None:
+            return
+        if link.kind != "veth":
+            raise taken
+        if taken.mac == owner.host_mac and holder in (None, owner):
+            # An earlier try of this very sandbox got so far; its inner end holds the pod's name.
+            kernel.delete_link(taken.ifindex)
+            return
+        if holder is None and not taken.up and taken.ifindex in node.reaper:
+            if not node.reaper.flush(FLUSH_S):
+                raise taken
+            return
+        name = spare_name(request.veth_prefix, f"{taken.ifindex} {link.mac.hex()}")
+        node.log.warn("add", f"{taken.name} is held by an older sandbox of the pod; it is {name} from now on")
+        node.count("veth_taken_over")
+        if holder is None:
+            kernel.rename(taken.ifindex, name, None)
+            return
+        kernel.rename(taken.ifindex, name, holder.address)
+        holder.meta.host_veth = name
+        try:
+            node.journal_owner(holder)
+        except JournalWrite:
+            # Told already; at a restart the MAC and the route still say whose it is.
+            pass
+
+    def _check_namespace(self, fd: int) -> None:
+        try:
+            there = os.fstat(fd)
+        except OSError as error:
+            raise DescriptorsRefused(f"the descriptor of the pod's network namespace is bad: {error}") from error
+        if there.st_ino == self._own_namespace:
+            raise KernelRefused("the pod's network namespace is the host's own; nothing is done to it")
+
+    def _result(self, request: Request, owner: Owner) -> bytes:
+        meta = owner.meta
+        return result.result(
+            version=request.version,
+            namespace=meta.namespace,
+            pod=meta.pod,
+            host_veth=meta.host_veth,
+            ifname=meta.ifname,
+            netns=meta.netns,
+            address=addresses.text(owner.address),
+            table=meta.table,
+            device=meta.device,
+        )
+
+
+def _failed(error: EnidError, cool: bool) -> Gone:
+    return Gone("failed", 0, error.text, error.code, error.details(), cool)
+
+
+def _pod_socket(call: Call) -> netlink.Socket:
+    """The passed socket as one of ours. Raises DescriptorsRefused; the call's own descriptor stays the call's."""
+    try:
+        copy = os.dup(call.fds[1])
+    except OSError as error:
+        raise DescriptorsRefused(f"the descriptor of the pod's netlink socket is bad: {error}") from error
+    try:
+        return netlink.Socket(copy)
+    except netlink.NetlinkError as error:
+        os.close(copy)
+        raise DescriptorsRefused(f"the second descriptor is no NETLINK_ROUTE socket: {error}") from error

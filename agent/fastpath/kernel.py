@@ -1,0 +1,188 @@
+"""The kernel's side of a pod: wire, unwire, compare; the only file of the hot process that speaks `ext.netlink`.
+
+Errors of the kernel become our own here, with the phase and the errno in the text. Nothing but start, repair, CHECK
+and `enid explain` dumps.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import socket
+from typing import Final, NamedTuple
+
+from core import addresses
+from core.errors import DescriptorsRefused, KernelRefused
+from core.ipam import Owner
+from core.names import POD_GATEWAY_V4, POD_GATEWAY_V6, RULE_FROM_POD, RULE_TO_POD, TABLE_MAIN, derived_mac
+from core.wiring import HostState, host_states, secondary, tied
+from ext import netlink
+
+TOOK_SIZE: Final = netlink.TOOK.size
+TRIES: Final = 4
+
+
+class Facts(NamedTuple):
+    """What the host namespace holds: all links, and what is there per pod address."""
+
+    links: list[netlink.Link]
+    states: dict[bytes, HostState]
+
+
+class Refused(NamedTuple):
+    """Why a pod could not be wired. `touched`: something existed for a moment, so that the address must cool down."""
+
+    error: KernelRefused | DescriptorsRefused
+    touched: bool
+
+
+def spare_name(prefix: str, seed: str) -> str:
+    """A name of our form that belongs to no pod, for a link that must make room for a newer one."""
+    return prefix + hashlib.sha1(f"spare\0{seed}".encode(), usedforsecurity=False).hexdigest()[:11]
+
+
+class Kernel:
+    """One socket in the host namespace and the four shapes of pods."""
+
+    def __init__(self, host: netlink.Socket) -> None:
+        self.host = host
+        self._shapes = {
+            (ipv6, from_rule): netlink.pod_shape(ipv6=ipv6, secondary=from_rule)
+            for ipv6 in (False, True)
+            for from_rule in (False, True)
+        }
+        self.took = bytearray(TOOK_SIZE)
+
+    def shape(self, address: bytes, table: int) -> netlink.PodShape:
+        """The shape for a pod with this address and route table."""
+        return self._shapes[len(address) == 16, secondary(table)]
+
+    def wire(self, owner: Owner, pod: netlink.Socket, netns: int, ifname: str, mtu: int) -> int:
+        """Make the pod's network; returns the index of the host end.
+
+        Raises netlink.NameTaken, netlink.KernelError, netlink.WrongSocket; the caller knows what to do about names.
+        """
+        meta = owner.meta
+        shape = self.shape(owner.address, meta.table)
+        slots = shape.slots(
+            address=owner.address,
+            host_name=meta.host_veth,
+            pod_name=ifname,
+            host_mac=owner.host_mac,
+            pod_mac=derived_mac(meta.container_id, meta.ifname, "pod"),
+            mtu=mtu,
+            netns=netns,
+            table=meta.table,
+        )
+        return netlink.pod_add(self.host, pod, shape, slots, self.took)
+
+    def unwire(self, owner: Owner) -> int:
+        """Take rules and route away and set the link down; returns its index for the reaper, 0 if there is none.
+
+        Raises netlink.KernelError after having tried all.
+        """
+        if not owner.host_index:
+            self.clear_address(owner.address)
+            return 0
+        shape = self.shape(owner.address, owner.meta.table)
+        slots = shape.slots(
+            address=owner.address,
+            host_name=owner.meta.host_veth or "none",
+            host_mac=owner.host_mac or bytes(6),
+            host_index=owner.host_index,
+        )
+        return netlink.pod_del(self.host, shape, slots)
+
+    def clear_address(self, address: bytes, tables: frozenset[int] = frozenset()) -> None:
+        """Take the rules and the route of an address away, whatever link it is routed to. What is missing is fine."""
+        ops = [
+            netlink.rule_del(RULE_TO_POD, TABLE_MAIN, dst=address),
+            netlink.route_del(address),
+        ]
+        # Without a table the kernel takes the first rule that matches, so one message per rule is needed.
+        ops += [netlink.rule_del(RULE_FROM_POD, table, src=address) for table in sorted(tables) or (0, 0)]
+        self.host.apply(ops)
+
+    def put_down(self, index: int) -> None:
+        """Set a link down for the reaper; a missing one is fine."""
+        self.host.apply([netlink.link_set(index, up=False, tolerate=(errno.ENODEV,))])
+
+    def delete_link(self, index: int) -> None:
+        """Delete a link and wait until it is gone (20 ms)."""
+        self.host.apply([netlink.link_del(index)])
+
+    def rename(self, index: int, name: str, address: bytes | None) -> None:
+        """Rename a link that may be up. Before kernel 6.2 it must go down for it, and its route is put back.
+
+        Raises netlink.KernelError.
+        """
+        try:
+            self.host.rename(index, name)
+        except netlink.KernelError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            neighbours = self.host.neighbours(index=index)
+            ops = [netlink.link_set(index, up=False), netlink.link_set(index, name=name)]
+            ops.append(netlink.link_set(index, up=True))
+            ops += [netlink.neighbour_set(index, n.address, n.mac) for n in neighbours if n.state & 0x80]
+            if address is not None:
+                ops.append(netlink.route_replace(address, index=index))
+            self.host.apply(ops)
+
+    def repair(self, owner: Owner, missing: list[str], surplus: frozenset[int]) -> None:
+        """Put back what a living pod lacks on the host, and take away the from-rules that it must not have."""
+        ops = []
+        if "route" in missing:
+            ops.append(netlink.route_replace(owner.address, index=owner.host_index))
+        if "to-rule" in missing:
+            ops.append(netlink.rule_add(RULE_TO_POD, TABLE_MAIN, dst=owner.address))
+        if "from-rule" in missing:
+            ops.append(netlink.rule_add(RULE_FROM_POD, owner.meta.table, src=owner.address))
+        ops += [netlink.rule_del(RULE_FROM_POD, table, src=owner.address) for table in sorted(surplus)]
+        if ops:
+            self.host.apply(ops)
+
+    def facts(self) -> Facts:
+        """Dump everything that a restart compares."""
+        return Facts(self.host.links(), self.states())
+
+    def states(self) -> dict[bytes, HostState]:
+        """Dump routes of main and rules, per pod address."""
+        routes = self.host.routes(table=TABLE_MAIN)
+        rules = [*self.host.rules(socket.AF_INET), *self.host.rules(socket.AF_INET6)]
+        return host_states(routes, rules)
+
+    def whole(self, owner: Owner, pod: netlink.Socket, ifname: str) -> bool:
+        """Whether the pod behind this socket has the owner's veth with address and default route.
+
+        Dumps nothing of the host.
+        """
+        if not owner.host_index or not owner.complete:
+            return False
+        host = self.host.link(index=owner.host_index)
+        inside = pod.link(name=ifname)
+        if not tied(host, inside, derived_mac(owner.meta.container_id, owner.meta.ifname, "pod")):
+            return False
+        assert inside is not None
+        return self._inside(owner, pod, inside.ifindex)
+
+    def _inside(self, owner: Owner, pod: netlink.Socket, index: int) -> bool:
+        family = socket.AF_INET if len(owner.address) == 4 else socket.AF_INET6
+        gateway = addresses.parse(POD_GATEWAY_V4 if family == socket.AF_INET else POD_GATEWAY_V6)
+        return (
+            any(a.address == owner.address for a in pod.addresses(family, index))
+            and any(not r.dst and r.ifindex == index for r in pod.routes(family, TABLE_MAIN))
+            and any(n.address == gateway and n.state & 0x80 for n in pod.neighbours(family, index))
+        )
+
+
+def refusal(error: netlink.NetlinkError) -> Refused:
+    """What the caller of an ADD is told about an error of `wire`."""
+    if isinstance(error, netlink.WrongSocket):
+        text = f"the descriptors are not those of a pod's network namespace: {error}"
+        return Refused(DescriptorsRefused(text), False)
+    if isinstance(error, netlink.NameTaken):
+        return Refused(KernelRefused(f"{error} and cannot be freed", cause="EEXIST"), False)
+    touched = not isinstance(error, netlink.KernelError) or error.phase != "link" or not error.undone
+    cause = errno.errorcode.get(error.errno, str(error.errno))
+    return Refused(KernelRefused(f"the kernel refused the pod's network: {error}", cause=cause), touched)

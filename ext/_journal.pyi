@@ -1,0 +1,29 @@
+# The private part under ext/journal.py, which documents and checks; nothing else imports it.
+from ext.journal_types import Damage, Record
+
+def encode(kind: int, owner: bytes, address: bytes, when: int, meta: bytes) -> bytes: ...  # empty: too long
+def scan(data: bytes | bytearray | memoryview, generation: int) -> tuple[list[Record], int, Damage | None]: ...
+def read_header(data: bytes) -> tuple[int, int, bytes, int, int] | None: ...  # format, flags, boot, generation, size
+def crc32c(data: bytes, plain: bool = False) -> int: ...
+
+class Core:
+    def __init__(
+        self,
+        fd0: int,
+        fd1: int,
+        size0: int,
+        size1: int,
+        boot: bytes,
+        active: int,
+        generation: int,
+        end: int,
+        sealed: bool,
+    ) -> None: ...
+    def append(self, frame: bytes) -> int: ...
+    def compact(self, frames: list[bytes]) -> int: ...
+    def wipe_tail(self) -> None: ...
+    def forget(self) -> None: ...
+    @property
+    def generation(self) -> int: ...
+    @property
+    def room(self) -> int: ...

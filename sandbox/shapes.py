@@ -1,0 +1,178 @@
+"""What the daemon answers, as typed records shared by the daemon and its client.
+
+They travel as JSON objects with exactly these names; bytes travel as base64.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class Nic(msgspec.Struct, frozen=True):
+    """One attached ENI as the data plane sees it. `port` is the router's end, `ifname` the node's."""
+
+    eni_id: str
+    mac: str
+    ifname: str
+    device: int
+    card: int
+    port: str
+
+
+class Node(msgspec.Struct, frozen=True):
+    """One instance. `netns` is a path inside the daemon's mount namespace; `folder` is valid everywhere."""
+
+    name: str
+    instance_id: str
+    instance_type: str
+    primary_ip: str
+    subnet_id: str
+    zone: str
+    netns: str
+    folder: str
+    nics: list[Nic]
+
+
+class Process(msgspec.Struct, frozen=True):
+    """A process in a node. `pid` counts in the daemon's pid namespace; `name` is empty unless it was spawned by name.
+
+    `rc` is None while it runs; negative means killed by that signal.
+    """
+
+    node: str
+    name: str
+    pid: int
+    ppid: int
+    comm: str
+    argv: list[str]
+    rc: int | None = None
+
+
+class Completed(msgspec.Struct, frozen=True):
+    """End of a command. `rc` is negative when a signal ended it."""
+
+    rc: int
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def text(self) -> str:
+        """Standard output as text, bytes that are not UTF-8 replaced."""
+        return self.stdout.decode(errors="replace")
+
+    @property
+    def error_text(self) -> str:
+        """Standard error as text, bytes that are not UTF-8 replaced."""
+        return self.stderr.decode(errors="replace")
+
+
+class Pod(msgspec.Struct, frozen=True):
+    """One sandbox of the small runtime. `state`: starting, up, stopping, failed-delete."""
+
+    node: str
+    namespace: str
+    name: str
+    uid: str
+    container_id: str
+    netns: str
+    state: str
+    ips: list[str] = []
+
+
+class CniError(msgspec.Struct, frozen=True):
+    """A CNI error object (CNI specification, "Error"), with the plugin that gave it."""
+
+    plugin: str
+    code: int
+    msg: str
+    details: str = ""
+
+
+class PodAnswer(msgspec.Struct, frozen=True):
+    """Answer to pod_create (one of `result` and `error`) and pod_delete (`error` or neither).
+
+    `took_us` covers the CNI chain only; `total_us` the namespace too. `stderr` is what the plugins wrote there.
+    """
+
+    pod: Pod
+    result: dict[str, Any] | None
+    error: CniError | None
+    took_us: int
+    total_us: int
+    stderr: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return self.error is None
+
+
+class LedgerEni(msgspec.Struct, frozen=True):
+    """One ENI as EC2's truth has it. `addresses` holds the primary first; `node` is empty if not attached."""
+
+    eni_id: str
+    mac: str
+    subnet_id: str
+    status: str
+    instance_id: str
+    node: str
+    device: int | None
+    card: int | None
+    primary_ip: str
+    addresses: list[str]
+    prefixes: list[str]
+    groups: list[str]
+    source_dest_check: bool
+
+
+class Drop(msgspec.Struct, frozen=True):
+    """Packets that the router dropped. `reason`: spoof (`address` is the source); unknown, broadcast (destination)."""
+
+    reason: str
+    port: str
+    eni_id: str
+    node: str
+    address: str
+    packets: int
+    bytes: int
+
+
+class ProbeFailure(msgspec.Struct, frozen=True):
+    """One pair that did not do. `why`: lost, wrong-source, wrong-payload."""
+
+    source: str
+    target: str
+    why: str
+    seen: str = ""
+
+
+class ProbeReport(msgspec.Struct, frozen=True):
+    """Result of a probe of all pairs.
+
+    `sent` pairs, `ok` of them echoed with payload and source right; `first_lost`: pairs whose first packet never came
+    back (a retransmission did, or nothing). `seen_source`: for each pod the source addresses that its peers saw.
+    """
+
+    sent: int
+    ok: int
+    failures: list[ProbeFailure]
+    first_lost: int
+    seen_source: dict[str, list[str]]
+    took_ms: float
+
+
+class Status(msgspec.Struct, frozen=True):
+    """The world at a glance. Paths are valid outside the daemon."""
+
+    folder: str
+    pid: int
+    started_unix: float
+    region: str
+    vpc_cidr: str
+    user_namespace: bool
+    nodes: list[Node]
+    pods: int
+    enis: int
+    drops: dict[str, int]
+    faults: dict[str, str]

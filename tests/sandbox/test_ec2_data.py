@@ -1,0 +1,56 @@
+"""The data files are what the installed libraries say, so that an update of either is noticed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from sandbox import make_data
+from sandbox.api import actions
+from sandbox.errors import Ec2Error
+from sandbox.limits import Catalogue
+
+
+def test_the_model_is_botocores() -> None:
+    assert (make_data.DATA / "ec2_model.json").read_text() == make_data.text(make_data.model(actions()))
+
+
+def test_the_types_are_motos() -> None:
+    assert (make_data.DATA / "instance_types.json").read_text() == make_data.text(make_data.instance_types())
+
+
+@pytest.mark.parametrize(
+    ("name", "enis", "ipv4", "cards", "prefixes"),
+    [
+        ("t2.micro", 2, 2, 1, False),
+        ("t3.medium", 3, 6, 1, True),
+        ("m5.large", 3, 10, 1, True),
+        ("m5.4xlarge", 8, 30, 1, True),
+        ("c5.18xlarge", 15, 50, 1, True),
+        ("p5.48xlarge", 64, 50, 32, True),
+        ("m5.metal", 15, 50, 1, True),
+    ],
+)
+def test_known_types(name: str, enis: int, ipv4: int, cards: int, prefixes: bool) -> None:
+    kind = Catalogue().get(name)
+    assert (kind.enis, kind.ipv4_per_eni, len(kind.cards), kind.prefixes) == (enis, ipv4, cards, prefixes)
+    assert sum(kind.cards) >= kind.enis or cards == 1
+
+
+def test_all_types_can_be_read() -> None:
+    catalogue = Catalogue()
+    assert len(catalogue) > 1300
+    for kind in catalogue:
+        assert kind.enis >= 1
+        assert kind.ipv4_per_eni >= 1
+        assert kind.cards
+        assert kind.hypervisor in ("nitro", "xen", "")
+    with pytest.raises(Ec2Error, match="InvalidInstanceType"):
+        catalogue.get("m5.nope")
+
+
+def test_buckets_name_real_actions() -> None:
+    data = json.loads((make_data.DATA / "buckets.json").read_text())
+    assert data["actions"].keys() <= set(actions())
+    assert data["classes"].keys() == {"describe", "describe_unfiltered", "mutating"}
