@@ -34,7 +34,8 @@ if [ "$what" = test ]; then
     need /usr/lib/cni/portmap containernetworking-plugins
 fi
 python=
-for candidate in python3.11 python3.12 python3.13 python3; do
+# The system's own first: another user than root can run it too, which one below /root cannot be.
+for candidate in /usr/bin/python3.11 /usr/bin/python3.12 /usr/bin/python3.13 python3.11 python3.12 python3.13 python3; do
     if command -v "$candidate" >/dev/null && "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
         python=$(command -v "$candidate")
         break
@@ -67,10 +68,10 @@ fi
 
 # --- the virtual environment ----------------------------------------------------------------------------
 extras="test,check,bench"
-want="$(sha256sum pyproject.toml | cut -c1-16)-$extras-$("$python" -V 2>&1)"
+want="$(sha256sum pyproject.toml | cut -c1-16)-$extras-$python-$("$python" -V 2>&1)-$PWD"
 if [ "$(cat $venv/.enid-ready 2>/dev/null || true)" != "$want" ]; then
     say "making the virtual environment (a minute or two)"
-    if [ -d $venv ] && [ -x $venv/bin/python ]; then :; else rm -rf $venv && "$python" -m venv $venv; fi
+    rm -rf $venv && "$python" -m venv $venv
     mapfile -t packages < <($venv/bin/python - "$extras" <<'PY'
 import sys, tomllib
 project = tomllib.load(open("pyproject.toml", "rb"))

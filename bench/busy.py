@@ -1,6 +1,6 @@
 """Does a manager at work slow ADD and DEL down?
 
-That is why agent and manager are two processes. The load is what a manager does at its worst: it asks EC2 to describe
+That is why agent and manager are two processes. The load is what a manager does at its worst: its EC2 client describes
 1,000 ENIs, again and again without a pause, and parses every answer. EC2 is the sandbox's endpoint, but with each
 answer made once and then repeated from memory, since a real EC2 does not run on the node's processors. The no-op and
 the floor are measured under the same load: what the load takes from every process is not the agent's doing.
@@ -24,11 +24,17 @@ from bench import contender, contenders, world
 from bench.add_del import Run, to_run
 from bench.results import Answer, Figure, Options, Question, figure
 from bench.stats import percentile
+from clients.budget import Priority
+from clients.clock import SystemClock
+from clients.ec2 import Ec2
+from sandbox import api, http
+from sandbox.truth import Truth
 
 ENIS = 1000
 LEVELS = {1: 200}
 QUICK_LEVELS = {1: 5}
 REGION = "us-west-2"
+TAGS = {"bench": "load"}
 
 
 class WallClock:
@@ -41,14 +47,11 @@ class WallClock:
 
 def serve(enis: int) -> None:
     """An EC2 endpoint with `enis` ENIs, on a port of the loopback that is printed; until killed."""
-    from sandbox import api, http
-    from sandbox.truth import Truth
-
     truth = Truth(WallClock(), random.Random(1), region=REGION)
     vpc = truth.create_vpc(["10.0.0.0/16"])
     subnet = truth.create_subnet(vpc.vpc_id, "10.0.0.0/17", f"{REGION}a")
     for _ in range(enis):
-        truth.create_eni(subnet.subnet_id, count=14)
+        truth.create_eni(subnet.subnet_id, count=14, tags=TAGS)
     handler = api.Api(truth)
     answers: dict[bytes, http.Response] = {}
 
@@ -64,18 +67,18 @@ def serve(enis: int) -> None:
     signal.pause()
 
 
-def describe(port: int, count: int) -> None:
-    """Describe `count` ENIs without a pause until killed; a line per description."""
-    import boto3  # type: ignore[import-untyped]  # it ships no types
-    from botocore.config import Config  # type: ignore[import-untyped]
+class Tireless(SystemClock):
+    """The manager's client paces itself by sleeping; here it must not."""
 
-    client = boto3.client(
-        "ec2", region_name=REGION, endpoint_url=f"http://127.0.0.1:{port}", aws_access_key_id="bench",
-        aws_secret_access_key="bench", config=Config(retries={"max_attempts": 0}),
-    )  # fmt: skip
-    pages = client.get_paginator("describe_network_interfaces")
+    def sleep(self, seconds: float) -> None:
+        """Not at all."""
+
+
+def describe(port: int, count: int) -> None:
+    """Describe `count` ENIs with the manager's own client, without a pause until killed; a line per description."""
+    client = Ec2(REGION, endpoint=f"http://127.0.0.1:{port}", clock=Tireless())
     while True:
-        seen = sum(len(page["NetworkInterfaces"]) for page in pages.paginate(PaginationConfig={"PageSize": 1000}))
+        seen = len(client.free_enis(TAGS, Priority.WAITING))
         if seen != count:
             sys.exit(f"{seen} ENIs described, not {count}")
         print(seen, flush=True)
@@ -99,14 +102,14 @@ class Load:
 def load(enis: int) -> Iterator[Load]:
     """The load, running from its first full description on. Raises RuntimeError if it stops within the block."""
     command = [sys.executable, "-m", "bench.busy"]
-    quiet = {**os.environ, "AWS_EC2_METADATA_DISABLED": "true"}
+    keys = {**os.environ, "AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench"}
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(world.background([*command, "serve", str(enis)], stdout=-1))
         assert server.stdout is not None
         port = server.stdout.readline().strip().decode()
         if not port:
             raise RuntimeError("the EC2 endpoint did not start")
-        client = stack.enter_context(world.background([*command, "describe", port, str(enis)], stdout=-1, env=quiet))
+        client = stack.enter_context(world.background([*command, "describe", port, str(enis)], stdout=-1, env=keys))
         assert client.stdout is not None
         running = Load()
         watcher = threading.Thread(target=running.watch, args=(iter(client.stdout),), daemon=True)
@@ -117,14 +120,6 @@ def load(enis: int) -> Iterator[Load]:
         if not running.alive:
             raise RuntimeError("the load stopped by itself")
         running.rounds -= before
-
-
-def missing() -> list[str]:
-    """What this checkout lacks."""
-    found = [text for name in ("enid",) if (text := contender.missing(name))]
-    if not (Path(__file__).parent.parent / "sandbox" / "api.py").exists():
-        found.append("sandbox/api.py is not there")
-    return found
 
 
 def under_load(enis: int, turn: Callable[[], object], rates: list[float]) -> object:
@@ -139,9 +134,8 @@ def under_load(enis: int, turn: Callable[[], object], rates: list[float]) -> obj
 
 def answer(options: Options) -> Answer:
     """No-op, floor and enid, each alone and under load."""
-    lacking = missing()
-    if lacking:
-        return Answer([], lacking)
+    if why := contender.missing("enid"):
+        return Answer([], [why])
     folder = Path(options.folder)
     levels, enis, ops = (QUICK_LEVELS, 20, 5) if options.quick else (LEVELS, ENIS, 200)
     quiet: list[tuple[str, Callable[[], object]]] = [("floor", partial(contenders.floor, ops, 0))]

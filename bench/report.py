@@ -57,6 +57,7 @@ def plot(result: Result, path: Path) -> None:
     import matplotlib as mpl
 
     mpl.use("agg")
+    mpl.rcParams["svg.fonttype"] = "none"  # letters as outlines make the file ten times as large
     from matplotlib import pyplot
 
     groups: dict[str, list[Figure]] = {}

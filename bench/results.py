@@ -18,6 +18,8 @@ import msgspec
 from bench.build import ROOT
 from bench.stats import Spread
 
+# Above this load average other programs ran during the benchmark, and its figures are not to be quoted.
+QUIET = 0.5
 LIBRARIES = ("boto3", "msgspec", "Cython", "pytest-benchmark")
 
 
@@ -100,15 +102,15 @@ def _cpu_model() -> str:
     return platform.machine()
 
 
-def machine() -> dict[str, str]:
-    """What the figures depend on and another machine would change."""
+def machine(load_before: float) -> dict[str, str]:
+    """What the figures depend on and another machine would change; `load_before`: load average at the start."""
     memory = int(Path("/proc/meminfo").read_text().split()[1]) / (1 << 20)
     return {
         "cpu": _cpu_model(),
         "processors": str(os.cpu_count()),
         "memory": f"{memory:.0f} GiB",
         "kernel": platform.release(),
-        "load average at the end": f"{os.getloadavg()[0]:.2f}",
+        "load average": f"{load_before:.2f} before, {os.getloadavg()[0]:.2f} after",
     }
 
 
@@ -130,14 +132,18 @@ def versions() -> dict[str, str]:
 
 def ask(name: str, question: Question, options: Options) -> Result:
     """Run one benchmark."""
+    load_before = os.getloadavg()[0]
     answer = question.answer(options)
+    if load_before > QUIET:
+        busy = f"a quiet machine: the load average was {load_before:.2f} before the first run"
+        answer.missing.append(busy)
     return Result(
         name=name,
         question=question.question,
         made_unix=round(time.time()),
         quick=options.quick,
         runs=options.runs,
-        machine=machine(),
+        machine=machine(load_before),
         versions=versions(),
         figures=answer.figures,
         missing=answer.missing,

@@ -16,6 +16,7 @@ from click.shell_completion import CompletionItem
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "agent": ("cli.agent:agent", "Start the node daemon (supervisor, agent, manager)."),
     "completion": ("cli.completion:completion", "Print the completion script of a shell."),
+    "demo": ("cli.demo:demo", "Three nodes and sixty pods in a VPC on this machine."),
     "explain": ("cli.explain:explain", "Why a pod has, or lacks, an address."),
     "pods": ("cli.pods:pods", "The pods of this node and their addresses."),
     "sandbox": ("sandbox.cli:sandbox", "The VPC in a box."),

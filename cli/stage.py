@@ -6,6 +6,7 @@ inside another pod's namespace saw, what the router dropped, and what EC2's ledg
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import signal
@@ -17,9 +18,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from cli.control_client import ControlClient
 from core import names
+from core.errors import AgentGone
 from sandbox import shapes
 from sandbox.client import Sandbox
+from sandbox.failures import SandboxFailure
 
 T = TypeVar("T")
 DAEMON = "enid"
@@ -70,6 +74,14 @@ class Stage:
         """The conflist tells the runtime that addresses can be given."""
         return any((self.world.node_folder(node) / "cni" / "conf").glob("*.conflist"))
 
+    def agent_ready(self, node: str) -> bool:
+        """Whether an agent answers that the manager has called ready."""
+        try:
+            with ControlClient(self.world.node_folder(node) / "run" / "control.sock") as client:
+                return client.snapshot().ready
+        except AgentGone:
+            return False
+
     def wait_ready(self, node: str, seconds: float = 60.0) -> None:
         """Until the conflist is there; a daemon that ended before is an error with its last output."""
 
@@ -78,9 +90,9 @@ class Stage:
             if ended:
                 log = (self.world.node_folder(node) / "log" / f"{DAEMON}.out").read_text(errors="replace")
                 raise RuntimeError(f"enid on {node} ended with {ended[-1].rc}:\n{log[-2000:]}")
-            return self.conflist_there(node)
+            return self.conflist_there(node) and self.agent_ready(node)
 
-        wait_for(f"{node}: conflist", ready, seconds)
+        wait_for(f"{node}: conflist, and an agent that the manager called ready", ready, seconds)
 
     def start(self, nodes: Sequence[str]) -> None:
         """Daemons on all nodes, ready."""
@@ -97,7 +109,9 @@ class Stage:
         """SIGKILL to every daemon of the node; how many there were."""
         found = self.daemons(node)
         for process in found:
-            self.world.kill(process.pid, signal.SIGKILL)
+            # Children die with their supervisor, perhaps before their turn comes.
+            with contextlib.suppress(SandboxFailure):
+                self.world.kill(process.pid, signal.SIGKILL)
         wait_for(f"{node}: daemons gone", lambda: not self.daemons(node), 10)
         return len(found)
 
@@ -182,12 +196,12 @@ class Stage:
         return sum(drop.packets for drop in self.world.counters() if drop.reason == "spoof")
 
     def host_state(self, node: str) -> dict[str, list[str]]:
-        """Links, addresses, routes, rules and nft ruleset of the node, one line each, without counters and ages."""
+        """Links, IPv4 addresses, routes and rules, and nft ruleset of the node: lines without counters and ages."""
         commands = {
             "links": ["ip", "-o", "link"],
             "addresses": ["ip", "-o", "-4", "address"],
-            "routes": ["ip", "-d", "route", "show", "table", "all"],
-            "rules": ["ip", "-d", "rule"],
+            "routes": ["ip", "-4", "-d", "route", "show", "table", "all"],
+            "rules": ["ip", "-4", "-d", "rule"],
             "neighbours": ["ip", "neigh", "show", "nud", "permanent"],
             "nft": ["nft", "-s", "list", "ruleset"],
         }

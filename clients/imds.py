@@ -44,6 +44,7 @@ class Identity:
     subnet_id: str
     vpc_id: str
     address: str
+    subnet_cidr: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,17 @@ class Imds:
             subnet_id=self._id(f"{below}/subnet-id"),
             vpc_id=self._id(f"{below}/vpc-id"),
             address=self._addresses(self._need("meta-data/local-ipv4"), "meta-data/local-ipv4")[0],
+            subnet_cidr=self.subnet_cidr(mac),
         )
+
+    def subnet_cidr(self, mac: str) -> str:
+        """The IPv4 network of the subnet of this ENI."""
+        path = f"{MACS}/{mac}/subnet-ipv4-cidr-block"
+        text = self._need(path)
+        try:
+            return str(ipaddress.IPv4Network(text))
+        except ValueError as error:
+            raise self._nonsense(path, text) from error
 
     def vpc_cidrs(self, mac: str) -> tuple[str, ...]:
         """The IPv4 networks of the VPC of this ENI, sorted; never empty."""

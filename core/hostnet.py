@@ -237,5 +237,21 @@ def eni_removal(primary_ip: str, rules: Iterable[RuleView]) -> list[HostOp]:
 
 
 def describe(op: HostOp) -> str:
-    """An operation in words, for logs."""
-    return f"{type(op).__name__}{tuple(op)}"
+    """An operation in words, for logs and errors."""
+    match op:
+        case SetLink(ifindex, mtu, _):
+            return f"link {ifindex} up with MTU {mtu}"
+        case AddAddress(address):
+            return f"address {address.address}/{address.length} on link {address.ifindex}"
+        case DropAddress(address):
+            return f"no address {address.address}/{address.length} on link {address.ifindex}"
+        case ReplaceRoute(route) | DropRoute(route):
+            no = "no " if isinstance(op, DropRoute) else ""
+            via = f" via {route.gateway}" if route.gateway else ""
+            return f"{no}route {route.dst}{via} by link {route.ifindex} in table {route.table}"
+        case AddRule(rule) | DropRule(rule):
+            no = "no " if isinstance(op, DropRule) else ""
+            source = f" from {rule.src}" if rule.src else ""
+            target = f" to {rule.dst}" if rule.dst else ""
+            mark = f" fwmark {rule.fwmark:#x}/{rule.fwmask:#x}" if rule.fwmask else ""
+            return f"{no}rule {rule.priority}{source}{target}{mark} lookup {rule.table}"

@@ -15,6 +15,8 @@ from typing import Any, Protocol
 from core import addresses
 from core.records import EniRecord, OwnerMeta
 
+QUARANTINED = 2  # the pool's number of this state of a block
+
 # States of an owner.
 WIRING = "wiring"  # has an address; the kernel part is not done, or not known to be
 UP = "up"
@@ -40,6 +42,7 @@ class AddressPool(Protocol):
     def add_block(self, eni: int, card: int, base: bytes, length: int, kind: int, state: int = 0) -> int: ...
     def drop_block(self, block: int) -> None: ...
     def find_block(self, base: bytes, length: int) -> int: ...
+    def set_state(self, block: int, state: int) -> None: ...
     def assign(self, owner: bytes, cards: int, now_ns: int) -> Iterable[Any]: ...
     def undo(self, owner: bytes) -> Iterable[Any]: ...
     def adopt(self, owner: bytes, address: bytes) -> Any: ...
@@ -154,8 +157,14 @@ class Book:
             waiting = [base] if base in self.unplaced else []
         else:
             waiting = [address for address in self.unplaced if addresses.within(address, base, length)]
-        for address in waiting:
-            self._place(address, self.unplaced.pop(address), now_ns)
+        try:
+            for address in waiting:
+                self._place(address, self.unplaced[address], now_ns)
+                del self.unplaced[address]
+        except BaseException:
+            # An address that could not be given its owner must not look free.
+            self.pool.set_state(handle, QUARANTINED)
+            raise
         return handle
 
     def drop_block(self, base: bytes, length: int) -> None:

@@ -24,7 +24,7 @@ NIC_ANNOTATION: Final = "k8s.amazonaws.com/nicConfig"
 # CNI specification 1.1, "Parameters" and "Configuration format".
 _ID: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]{0,252}").fullmatch
 _NETWORK: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]{0,252}").fullmatch
-_IFNAME: Final = re.compile(r"[^/:\s\0]{1,15}").fullmatch
+_IFNAME: Final = re.compile(r"[^/:\s\x00-\x1f\x7f]{1,15}").fullmatch
 # Kubernetes: a pod's name is a DNS subdomain, a namespace a DNS label; capitals are let through.
 _POD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,252}").fullmatch
 _PREFIX: Final = re.compile(r"[A-Za-z0-9_.\-]{1,4}").fullmatch
@@ -247,7 +247,9 @@ def decode(verb: str, container_id: bytes, netns: bytes, ifname: bytes, args: by
         )
     face = _text("CNI_IFNAME", ifname)
     if not _IFNAME(face) or face in (".", "..") or len(ifname) > 15:
-        raise BadEnvironment(f"CNI_IFNAME {face[:300]!r} must be 1 to 15 bytes without `/`, `:` and white space")
+        raise BadEnvironment(
+            f"CNI_IFNAME {face[:300]!r} must be 1 to 15 bytes without `/`, `:`, white space and control characters"
+        )
     path = _text("CNI_NETNS", netns)
     known = parse_args(_text("CNI_ARGS", args))
     namespace = known.get("K8S_POD_NAMESPACE", "")

@@ -94,7 +94,8 @@ cdef class Core:
         return self.j.end
 
     def wipe_tail(self):
-        must(journal_wipe_tail(&self.j), self.j.error, "journal repair")
+        cdef int rc = journal_wipe_tail(&self.j)
+        must(rc, self.j.error, "journal repair")
 
     def forget(self):
         self.j.fd[0] = self.j.fd[1] = -1

@@ -5,7 +5,7 @@ an owner), cooling (released, not handed out before its time) or held (somebody 
 
 1. An address has at most one owner, and is handed out only when free in an open block.
 2. A block with a used, cooling or held address cannot be dropped, nor can a quarantined one.
-3. Whatever raises has changed nothing.
+3. Whatever raises has changed nothing (but `assign` may have ended cool-downs that were over).
 
 All calls are O(1), amortised, but for those that return a list, which are O(what they return). Not for
 use from several threads at once.

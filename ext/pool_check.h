@@ -77,7 +77,7 @@ static int check_eni(const struct pool *p, unsigned number, struct pool_stats *s
 	uint32_t n, blocks = 0, ranked = 0, in_buckets = 0, cooling = 0;
 	int rc;
 
-	for (uint32_t i = 0; i < p->slots; i++) {
+	for (uint32_t i = 0; i < p->slots && e->blocks > 0; i++) {
 		const struct block *b = &p->blocks[i];
 
 		if (!b->live || b->eni != number)
@@ -127,7 +127,7 @@ static int check_eni(const struct pool *p, unsigned number, struct pool_stats *s
 int pool_check(const struct pool *p)
 {
 	struct pool_stats sum = {0, 0, 0, 0, 0};
-	uint32_t n, leads = 0, cooling = 0;
+	uint32_t n, leads = 0, cooling = 0, live = 0, known = 0;
 	int rc;
 
 	for (uint32_t i = 0; i < p->slots; i++) {
@@ -137,7 +137,11 @@ int pool_check(const struct pool *p)
 		if (rc)
 			return rc;
 		cooling += p->blocks[i].cooling;
+		live++;
 	}
+	for (unsigned i = 0; i < POOL_ENIS; i++)
+		known += p->enis[i].blocks;
+	MUST(known == live);
 	for (uint32_t x = 0; x < p->seats_top; x++)
 		leads += p->seats[x].lead;
 	MUST(leads == p->owners);

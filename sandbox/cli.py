@@ -15,7 +15,7 @@ from typing import Any
 import click
 import msgspec
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from sandbox import lifetime, scenario, switches
 from sandbox.client import Sandbox, default_folder
@@ -117,7 +117,7 @@ def status(folder: Path, output: str) -> None:
     def show(console: Console) -> None:
         how = "user namespace" if now.user_namespace else "root"
         console.print(f"{now.folder}: VPC {now.vpc_cidr} in {now.region}, {now.enis} ENIs, {now.pods} pods, {how}")
-        table = Table("node", "instance", "type", "zone", "address", "devices")
+        table = _table("node", "instance", "type", "zone", "address", "devices")
         for node in now.nodes:
             devices = ", ".join(f"{nic.ifname} ({nic.eni_id})" for nic in node.nics)
             table.add_row(node.name, node.instance_id, node.instance_type, node.zone, node.primary_ip, devices)
@@ -290,8 +290,13 @@ def _made_up(text: str) -> TypeSpec:
         raise SandboxFailure("bad-request", f"--make-type {text!r} is not NAME:ENIS:ADDRESSES") from None
 
 
+def _table(*heads: str) -> Table:
+    """Ids are for copying, so they are folded rather than cut."""
+    return Table(*(Column(head, overflow="fold") for head in heads))
+
+
 def _rows(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Callable[[Console], None]:
-    table = Table(*heads)
+    table = _table(*heads)
     for row in rows:
         table.add_row(*row)
     return lambda console: console.print(table)

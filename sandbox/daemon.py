@@ -38,6 +38,8 @@ def main(argv: list[str]) -> NoReturn:
     lifeline = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 3)
     null = os.open("/dev/null", os.O_RDWR)
     os.dup2(null, 0)
+    # An unprivileged user's path often lacks where ip and nft are.
+    os.environ["PATH"] = os.pathsep.join(filter(None, (os.environ.get("PATH"), "/usr/sbin:/usr/bin:/sbin:/bin")))
     os.close(null)
     try:
         _outer(folder, tell, lifeline if attached else -1)

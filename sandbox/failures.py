@@ -11,7 +11,7 @@ class SandboxFailure(Exception):
     """`code`: stable word; `text` names the thing, the value and the rule.
 
     Codes: bad-request, unknown (no such node, pod, process), exists, not-running, already-running, stale, timeout,
-    privilege, kernel, cni, internal.
+    privilege, missing (a program), kernel, cni, internal.
     """
 
     def __init__(self, code: str, text: str) -> None:

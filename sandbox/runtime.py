@@ -178,6 +178,15 @@ class Runtime:
             return failed.error
         return None
 
+    def abandon(self) -> list[Pod]:
+        """The node is no more: namespaces go without a DEL. The pods that were."""
+        with self._lock:
+            boxes = list(self._sandboxes.values())
+            self._sandboxes.clear()
+        for box in boxes:
+            netns.remove(box.netns_name)
+        return [self._describe(box) for box in boxes]
+
     def pods(self) -> list[Pod]:
         with self._lock:
             boxes = list(self._sandboxes.values())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import socket
 import threading
 import time
@@ -39,6 +40,7 @@ EC2_ADDRESS: Final = "198.18.0.2"
 KUBE_ADDRESS: Final = "198.18.0.3"
 IMDS_ADDRESS: Final = "169.254.169.254"
 STANDARD_PLUGINS: Final = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))
+PROGRAMS: Final = {"ip": "iproute2", "nft": "nftables"}
 TICK_SECONDS: Final = 0.05
 
 
@@ -91,6 +93,9 @@ class World:
 
     def build(self) -> None:
         """Everything up. Raises SandboxFailure."""
+        for program, package in PROGRAMS.items():
+            if shutil.which(program) is None:
+                raise SandboxFailure("missing", f"the program {program} is missing (Debian package {package})")
         self._step("router and internet host")
         netns.pin_own("router")
         self.router.set_up()
@@ -122,7 +127,11 @@ class World:
             instance = self.truth.run_instance(spec.instance_type, subnet_id, hop_limit=spec.hop_limit, tags=tags)
         except Ec2Error as error:
             raise SandboxFailure("bad-request", f"node {spec.name}: {error}") from error
-        self.cluster.add_node(spec.name, instance, kind, spec.labels)
+        try:
+            self.cluster.add_node(spec.name, instance, kind, spec.labels)
+        except SandboxFailure:
+            self.truth.terminate_instance(instance.instance_id)
+            raise
 
     # --- nodes ----------------------------------------------------------------------------------------
 
@@ -167,8 +176,10 @@ class World:
     def instance_gone(self, instance: Instance) -> None:
         with self._lock:
             name = self._names.pop(instance.instance_id, "")
-            self._nodes.pop(name, None)
+            state = self._nodes.pop(name, None)
         self.processes.forget_node(name)
+        for pod in state.runtime.abandon() if state is not None else ():
+            self.cluster.pod_gone(pod.namespace, pod.name)
         self.cluster.remove_node(name)
 
     def env(self, node: str) -> dict[str, str]:

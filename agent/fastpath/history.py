@@ -30,6 +30,11 @@ class History:
         self._pasts.append(past)
         return past
 
+    def halve(self) -> None:
+        """Forget the older half (all, if it is one)."""
+        for _ in range((len(self._pasts) + 1) // 2):
+            self._pasts.popleft()
+
     def of(self, namespace: str, pod: str) -> list[control.Pod]:
         """All records of this pod, newest first."""
         found = [past_pod(p) for p in self._pasts if p.owner.namespace == namespace and p.owner.pod == pod]

@@ -12,7 +12,7 @@ import socket
 from typing import Final, NamedTuple
 
 from core import addresses
-from core.errors import DescriptorsRefused, KernelRefused
+from core.errors import DescriptorsRefused, EnidError, KernelRefused
 from core.ipam import Owner
 from core.names import POD_GATEWAY_V4, POD_GATEWAY_V6, RULE_FROM_POD, RULE_TO_POD, TABLE_MAIN, derived_mac
 from core.wiring import HostState, host_states, secondary, tied
@@ -114,11 +114,13 @@ class Kernel:
     def rename(self, index: int, name: str, address: bytes | None) -> None:
         """Rename a link that may be up. Before kernel 6.2 it must go down for it, and its route is put back.
 
-        Raises netlink.KernelError.
+        A link that is gone is fine. Raises netlink.KernelError.
         """
         try:
             self.host.rename(index, name)
         except netlink.KernelError as error:
+            if error.errno == errno.ENODEV:
+                return
             if error.errno != errno.EBUSY:
                 raise
             neighbours = self.host.neighbours(index=index)
@@ -176,13 +178,17 @@ class Kernel:
         )
 
 
-def refusal(error: netlink.NetlinkError) -> Refused:
-    """What the caller of an ADD is told about an error of `wire`."""
+def refusal(error: netlink.NetlinkError | EnidError | ValueError) -> Refused:
+    """What the caller of an ADD is told about an error on the way to `wire` and in it."""
+    if isinstance(error, DescriptorsRefused | KernelRefused):
+        return Refused(error, False)
     if isinstance(error, netlink.WrongSocket):
         text = f"the descriptors are not those of a pod's network namespace: {error}"
         return Refused(DescriptorsRefused(text), False)
     if isinstance(error, netlink.NameTaken):
         return Refused(KernelRefused(f"{error} and cannot be freed", cause="EEXIST"), False)
-    touched = not isinstance(error, netlink.KernelError) or error.phase != "link" or not error.undone
-    cause = errno.errorcode.get(error.errno, str(error.errno))
-    return Refused(KernelRefused(f"the kernel refused the pod's network: {error}", cause=cause), touched)
+    if isinstance(error, netlink.NetlinkError):
+        touched = not isinstance(error, netlink.KernelError) or error.phase != "link" or not error.undone
+        cause = errno.errorcode.get(error.errno, str(error.errno))
+        return Refused(KernelRefused(f"the kernel refused the pod's network: {error}", cause=cause), touched)
+    return Refused(KernelRefused(f"the pod's network cannot be made: {error}"), False)

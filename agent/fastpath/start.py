@@ -110,9 +110,13 @@ def resync(node: Node, left: Left) -> None:
     node.initialised = left.image.ready and not left.other_boot
     node.digests.extend(left.image.digests)
     away = (now - left.image.last_ns) / 1e9
-    if recovery.blocks and (left.doubtful or away > nodes.ABSENCE_S):
+    if recovery.blocks and (left.doubtful or foreign is not None or away > nodes.ABSENCE_S):
         node.wait_ready = True
-        why = "the journal is damaged" if left.doubtful else f"nobody was here for {away:.0f} s"
+        why = f"nobody was here for {away:.0f} s"
+        if foreign is not None:
+            why = "somebody else wrote ipam.json, and may have changed what EC2 gives us"
+        elif left.doubtful:
+            why = "the journal is damaged"
         node.log.warn("start", f"{why}: new addresses wait until the manager has confirmed the blocks")
     if left.other_boot:
         node.reboot_rests = set(recovery.cooling)

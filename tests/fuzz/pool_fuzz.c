@@ -58,7 +58,7 @@ static void owner_of(int n, uint8_t *owner)
 static void forget_leases(const struct pool_lease *leases, int n, int64_t until)
 {
 	for (int i = 0; i < n; i++) {
-		if (leases[i].width != 4)
+		if (leases[i].width != 4 || leases[i].address[2])
 			continue;
 		shadow[leases[i].address[3]].owner = 0;
 		shadow[leases[i].address[3]].until = until;
@@ -67,7 +67,7 @@ static void forget_leases(const struct pool_lease *leases, int n, int64_t until)
 
 static void take(const struct pool_lease *lease, int n, int64_t now)
 {
-	if (lease->width != 4)
+	if (lease->width != 4 || lease->address[2])
 		return;
 	CLAIM(shadow[lease->address[3]].owner == 0 || shadow[lease->address[3]].owner == n + 1);
 	CLAIM(shadow[lease->address[3]].owner || shadow[lease->address[3]].until <= now);
@@ -110,7 +110,7 @@ static void one_call(struct pool *p, uint8_t op, uint8_t a, uint8_t b, uint8_t c
 			break;
 		picked = after;
 	}
-	switch (op % 12) {
+	switch (op % 13) {
 	case 0:
 		n = c & 3;
 		if (n == POOL_PREFIX && width == 4)
@@ -126,6 +126,19 @@ static void one_call(struct pool *p, uint8_t op, uint8_t a, uint8_t b, uint8_t c
 				    n, c >> 2 & 3, &handle);
 		fail_at = 0;
 		CLAIM(rc != POOL_OK || pool_block_info(p, handle, &info) == POOL_OK);
+		before = allocations;
+		break;
+	case 12: /* so many that arrays and tables grow, or fail to */
+		for (int i = 0; i < 80; i++) {
+			fail_at = c & 1 && i == c >> 2 ? 1 + (c >> 1 & 1) : 0;
+			address[2] = 1;
+			address[3] = (uint8_t)(a + i);
+			if (width == 4 &&
+			    pool_add_block(p, 3, 1, address, 4, 32, POOL_ADDRESS, POOL_OPEN, &handle) == 0)
+				CLAIM(pool_find_block(p, address, 4, 32, &handle) == POOL_OK);
+		}
+		fail_at = 0;
+		address[3] = 0;
 		before = allocations;
 		break;
 	case 1:
@@ -179,11 +192,11 @@ static void one_call(struct pool *p, uint8_t op, uint8_t a, uint8_t b, uint8_t c
 	}
 	CLAIM(allocations == before);
 	if (pool_check(p) != 0)
-		fprintf(stderr, "\npool_check.h:%d after call %d", pool_check(p), op % 12);
+		fprintf(stderr, "\npool_check.h:%d after call %d", pool_check(p), op % 13);
 	CLAIM(pool_check(p) == 0);
 	pool_stats(p, (int)(b >> 2) - 1, &stats);
 	CLAIM(stats.used + stats.cooling + stats.held <= stats.total);
-	if (pool_locate(p, address, width, out, &state, found) == POOL_OK && width == 4) {
+	if (width == 4 && !address[2] && pool_locate(p, address, width, out, &state, found) == POOL_OK) {
 		CLAIM((state == POOL_USED) == (shadow[address[3]].owner != 0));
 		CLAIM((state == POOL_HELD) == (shadow[address[3]].held != 0));
 		CLAIM(!memcmp(out->address, address, 4));
@@ -192,13 +205,13 @@ static void one_call(struct pool *p, uint8_t op, uint8_t a, uint8_t b, uint8_t c
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	struct pool *p = pool_new(COOLDOWN, 24);
+	struct pool *p = pool_new(COOLDOWN, 200);
 	int64_t now = 1000;
 
 	CLAIM(p != NULL);
 	memset(shadow, 0, sizeof shadow);
 	for (size_t i = 0; i + 4 <= size && i < 4 * 150; i += 4)
-		one_call(p, data[i], data[i + 1], data[i + 2], data[i + 3], &now);
+		one_call(p, data[i], data[i + 1] & 63, data[i + 2], data[i + 3], &now);
 	pool_free(p);
 	return 0;
 }

@@ -101,11 +101,15 @@ class Manager:
     def __init__(self, path: Path, role: str = "manager") -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(TIMEOUT_S)
-        self.sock.connect(str(path))
         self._ids = itertools.count(1)
         self._unread = b""
         self.updates: list[control.Update] = []
-        self.ask(control.Hello(role=role))  # type: ignore[arg-type]  # tests play wrong roles too
+        try:
+            self.sock.connect(str(path))
+            self.ask(control.Hello(role=role))  # type: ignore[arg-type]  # tests play wrong roles too
+        except BaseException:
+            self.sock.close()
+            raise
 
     def ask(self, body: control.Request) -> Any:
         """The reply, Refused included."""

@@ -6,6 +6,7 @@ without the beginning of an unfinished record behind the last one.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -108,7 +109,9 @@ class JournalMachine(RuleBasedStateMachine):
 
 
 TestJournal = JournalMachine.TestCase
-TestJournal.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+TestJournal.settings = settings(
+    max_examples=int(os.environ.get("ENID_EXAMPLES", "100")), stateful_step_count=30, deadline=None
+)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])

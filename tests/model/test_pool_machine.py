@@ -6,6 +6,7 @@ from time to time. After each step all that can be seen is compared, and the com
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from hypothesis import settings
@@ -199,4 +200,6 @@ class PoolMachine(RuleBasedStateMachine):
 
 
 TestPool = PoolMachine.TestCase
-TestPool.settings = settings(max_examples=300, stateful_step_count=60, deadline=None)
+TestPool.settings = settings(
+    max_examples=int(os.environ.get("ENID_EXAMPLES", "300")), stateful_step_count=60, deadline=None
+)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from sandbox import fabric, router
 from sandbox.client import Sandbox
+from sandbox.scenario import Scenario
 from tests.sandbox.conftest import Node, ec2, until
 
 pytestmark = pytest.mark.root
@@ -210,3 +212,34 @@ def test_interface_names_follow_device_and_card() -> None:
     assert len(names) == 240
     assert all(len(name) <= 15 for name in names)
     assert len(router.port_name("eni-0123456789abcdef0")) == 15
+
+
+def test_instance_launched_through_the_api_is_a_node_too(world: Sandbox) -> None:
+    subnet = world.node("node-1").subnet_id
+    made = ec2(
+        world,
+        "RunInstances",
+        ImageId="ami-0123456789abcdef0",
+        InstanceType="m5.large",
+        MinCount=1,
+        MaxCount=1,
+        SubnetId=subnet,
+        TagSpecification_1_ResourceType="instance",
+        TagSpecification_1_Tag_1_Key="Name",
+        TagSpecification_1_Tag_1_Value="by-hand",
+    )
+    assert world.node("by-hand").instance_id == made.findtext(".//instanceId")
+    assert ping(world, "by-hand", world.node("node-2").primary_ip)
+    ec2(world, "TerminateInstances", InstanceId_1=world.node("by-hand").instance_id)
+    until(lambda: "by-hand" not in [node.name for node in world.nodes()], "node gone")
+
+
+def test_late_network_is_dark_though_ec2_has_assigned(tmp_path: Path) -> None:
+    with Sandbox.up(tmp_path / "s", Scenario.simple(2)) as world:
+        eni = world.node("node-1").nics[0].eni_id
+        assert world.node_exec("node-1", ["ip", "addr", "add", "10.0.42.42/32", "dev", "lo"]).rc == 0
+        world.fault("net-lag", "3600")
+        ec2(world, "AssignPrivateIpAddresses", NetworkInterfaceId=eni, PrivateIpAddress_1="10.0.42.42")
+        assert "10.0.42.42" in next(entry for entry in world.ledger() if entry.eni_id == eni).addresses
+        assert not ping(world, "node-2", "10.0.42.42")
+        assert drops(world, "node-2")[("unknown", "10.0.42.42")] == 1

@@ -245,7 +245,7 @@ def test_bad_requests_get_a_status_object(
 
 
 def test_away_closes_connections_and_watches_and_comes_back(server: Server, client: Client) -> None:
-    events = client.watch(Node, resource_version="0", on_error=None)
+    events = client.watch(Node, resource_version="0")
     client.create(Node(metadata=ObjectMeta(name="n1")))
     assert next(events)[0] == "ADDED"
     server.set_fault(away=True)
@@ -276,3 +276,20 @@ def test_discovery_names_what_there_is(server: Server) -> None:
         groups = plain.get(url(server) + "/apis").json()
     assert {"pods", "nodes", "events"} <= {entry["name"] for entry in core["resources"]}
     assert "coordination.k8s.io" in {entry["name"] for entry in groups["groups"]}
+
+
+def test_patch_that_leaves_no_object_is_refused_and_changes_nothing(server: Server, client: Client) -> None:
+    client.create(Node(metadata=ObjectMeta(name="n1")))
+    before = client.get(Node, "n1")
+    for kind, patch in (
+        (PatchType.JSON, [{"op": "replace", "path": "", "value": 7}]),
+        (PatchType.JSON, [{"op": "remove", "path": "/metadata"}]),
+        (PatchType.MERGE, {"metadata": None}),
+        (PatchType.JSON, [{"op": "add", "path": "/no/such/place", "value": 1}]),
+        (PatchType.JSON, [{"op": "dance", "path": "/x"}]),
+    ):
+        with pytest.raises(ApiError) as caught:
+            client.patch(Node, "n1", patch, patch_type=kind)
+        assert caught.value.status.code in (400, 422), patch
+    assert client.get(Node, "n1") == before
+    assert server.store.version == 1

@@ -182,7 +182,7 @@ def test_check_status_gc_and_version_are_callable(world: Sandbox, fresh: Node) -
 
 
 def test_old_versions_have_no_status(world: Sandbox, fresh: Node) -> None:
-    with pytest.raises(SandboxFailure, match=r"STATUS: not for cniVersion 1.0.0") as caught:
+    with pytest.raises(SandboxFailure, match=r"STATUS: not for cniVersion 1\.0\.0") as caught:
         world.runtime_verb(fresh.name, "STATUS")
     assert caught.value.code == "bad-request"
 
@@ -226,10 +226,11 @@ def test_pod_whose_sandbox_failed_is_only_an_object(world: Sandbox, fresh: Node)
     fresh.fail("wire", "ADD", FAILURE)
     assert not world.pod_create(fresh.name, "failing", "web").ok
     path = "http://198.18.0.3/api/v1/namespaces/failing/pods"
-    names = lambda: [  # noqa: E731
-        pod["metadata"]["name"]
-        for pod in json.loads(world.node_exec(fresh.name, ["curl", "-sf", path]).stdout)["items"]
-    ]
+
+    def names() -> list[str]:
+        items = json.loads(world.node_exec(fresh.name, ["curl", "-sf", path]).stdout)["items"]
+        return [item["metadata"]["name"] for item in items]
+
     assert names() == ["web"]
     assert world.pod_delete(fresh.name, "failing", "web").ok
     assert names() == []

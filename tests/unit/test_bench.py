@@ -83,9 +83,18 @@ def test_a_plot_is_drawn(tmp_path: Path, suffix: str) -> None:
 
 
 def test_machine_and_versions_are_known() -> None:
-    assert {"cpu", "processors", "kernel"} <= set(results.machine())
+    assert {"cpu", "processors", "kernel"} <= set(results.machine(0.1))
     assert results.versions()["msgspec"] != "missing"
-    assert not [value for value in results.machine().values() if "/" in value]
+    assert not [value for value in results.machine(0.1).values() if "/" in value]
+
+
+@pytest.mark.parametrize(("load", "complaints"), [(0.1, 0), (3.0, 1)])
+def test_a_busy_machine_is_told(monkeypatch: pytest.MonkeyPatch, load: float, complaints: int) -> None:
+    monkeypatch.setattr(results.os, "getloadavg", lambda: (load, load, load))
+    question = results.Question("Why?", ("nothing",), lambda options: results.Answer([]))
+    result = results.ask("example", question, results.Options(folder="unused"))
+    assert len(result.missing) == complaints
+    assert result.machine["load average"] == f"{load:.2f} before, {load:.2f} after"
 
 
 def test_every_question_is_there() -> None:

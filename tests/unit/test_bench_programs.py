@@ -153,6 +153,21 @@ def test_memory_is_looked_at_before_and_after(tmp_path: Path) -> None:
 
 
 @pytest.mark.root
+def test_the_load_goes_round_and_ends_with_its_block() -> None:
+    code = (
+        "import subprocess\n"
+        "from bench import busy, world\n"
+        "subprocess.run(['ip', 'link', 'set', 'lo', 'up'], check=True)\n"
+        "with busy.load(3) as load:\n"
+        "    before = load.rounds\n"
+        "    world.wait_until(lambda: load.rounds > before + 2, 'more descriptions')\n"
+        "world.wait_until(lambda: not load.alive, 'the end of the load')\n"
+        "print('ended')\n"
+    )
+    assert isolated(sys.executable, "-c", code) == b"ended\n"
+
+
+@pytest.mark.root
 def test_settle_waits_for_namespaces_that_were_given_up() -> None:
     code = (
         "import subprocess, os\n"

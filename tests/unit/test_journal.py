@@ -40,8 +40,8 @@ def opened(folder: Path, boot: bytes = BOOT, size: int = SIZE, discard: bool = F
         yield it
 
 
-def records_in(folder: Path, **how: bytes) -> tuple[list[Record], Damage | None]:
-    with opened(folder, **how) as it:
+def records_in(folder: Path, boot: bytes = BOOT) -> tuple[list[Record], Damage | None]:
+    with opened(folder, boot) as it:
         return it.records, it.damage
 
 

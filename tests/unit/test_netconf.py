@@ -16,7 +16,7 @@ CONF: dict[str, Any] = {"cniVersion": "0.4.0", "name": "aws-cni", "type": "aws-c
 ARGS = b"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-0;K8S_POD_INFRA_CONTAINER_ID=c1;K8S_POD_UID=u1"
 
 
-def decode(verb: str = "ADD", conf: Any = None, **fields: bytes) -> netconf.Request:
+def decode(verb: str = "ADD", conf: Any = None, **fields: Any) -> netconf.Request:
     given = {"container_id": b"c1", "netns": b"/run/netns/x", "ifname": b"eth0", "args": ARGS, **fields}
     config = conf if isinstance(conf, bytes) else json.dumps({**CONF, **(conf or {})}).encode()
     return netconf.decode(
@@ -103,7 +103,7 @@ def test_bad_configuration(conf: Any, error: type[EnidError], word: str) -> None
         ({"args": b"IgnoreUnknown=1;K8S_POD_NAMESPACE=a b;K8S_POD_NAME=b"}, "K8S_POD_NAMESPACE"),
     ],
 )
-def test_bad_environment(fields: dict[str, bytes], word: str) -> None:
+def test_bad_environment(fields: dict[str, Any], word: str) -> None:
     with pytest.raises(BadEnvironment, match=word):
         decode(**fields)
 

@@ -95,7 +95,7 @@ def test_a_pod_of_the_existing_system_is_proven_by_its_route_and_then_by_its_nam
 
 def test_what_a_living_pod_lacks_is_named() -> None:
     owner = only(run({"c": (1, "p")}, [veth(7, "p", "c")], {1: HostState(0, True, frozenset([2]))}))
-    assert (owner.missing, owner.surplus) == (["route"], {2})
+    assert (owner.missing, owner.surplus) == (["route"], frozenset([2]))
 
 
 def test_a_link_that_a_delete_put_down_is_not_repaired() -> None:

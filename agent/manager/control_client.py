@@ -1,0 +1,177 @@
+"""The manager's end of `control.sock`: the agent's state as it is now, and commands that are acknowledged.
+
+The agent holds everything; this is a copy that follows it. On any doubt (a broken frame, a silent agent, a closed
+connection) the copy is thrown away and the connection made anew, with a new snapshot.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from collections.abc import Sequence
+from typing import TypeVar
+
+import msgspec
+
+from agent import control
+from core.errors import AgentGone
+
+CALL_TIMEOUT_S = 10.0
+# The agent answers in order; this many commands may be under way at once.
+PIPELINE = 64
+T = TypeVar("T", bound=control.Message)
+
+
+class ControlClient:
+    """One connection as the manager. All methods raise AgentGone, after which only `close` makes sense."""
+
+    def __init__(self, path: str, timeout: float = CALL_TIMEOUT_S) -> None:
+        self._path = path
+        self._timeout = timeout
+        self._next = 1
+        self._buffer = bytearray()
+        self.blocks: dict[tuple[str, int], control.Block] = {}
+        self.enis: dict[str, control.Eni] = {}
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self._socket.settimeout(timeout)
+        try:
+            self._socket.connect(path)
+            self._expect(self._send(control.Hello(role="manager")), control.Done)
+            snapshot = self._expect(self._send(control.GetSnapshot(watch=True)), control.Snapshot)
+        except OSError as error:
+            self._socket.close()
+            raise AgentGone(f"the agent does not answer on {path}", cause=str(error), retry_after=0.5) from error
+        except AgentGone:
+            self._socket.close()
+            raise
+        self.snapshot = snapshot
+        self.pool = snapshot.pool
+        self.blocks |= {(block.base, block.length): block for block in snapshot.blocks}
+        self.enis |= {eni.eni_id: eni for eni in snapshot.enis}
+
+    def fileno(self) -> int:
+        """Readable when the agent has something to tell."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Hang up; twice is fine."""
+        self._socket.close()
+
+    def follow(self) -> bool:
+        """Take in all updates that are there without waiting; whether there were any."""
+        changed = False
+        while self._readable(0.0):
+            self._fill()
+            while (frame := self._frame()) is not None:
+                self._apply(frame)
+                changed = True
+        return changed
+
+    def call(self, request: control.Request) -> control.Done | control.Refused:
+        """One command and its acknowledgement; the copy follows it at once."""
+        return self.calls([request])[0]
+
+    def calls(self, requests: Sequence[control.Request]) -> list[control.Done | control.Refused]:
+        """Commands in this order and their acknowledgements."""
+        answers: list[control.Done | control.Refused] = []
+        for at in range(0, len(requests), PIPELINE):
+            batch = requests[at : at + PIPELINE]
+            numbers = [self._send(request) for request in batch]
+            for number, request in zip(numbers, batch, strict=True):
+                answer = self._answer(number)
+                if isinstance(answer, control.Done):
+                    self._took_effect(request)
+                elif not isinstance(answer, control.Refused):
+                    raise AgentGone(f"the agent answered a command with {type(answer).__name__}")
+                answers.append(answer)
+        return answers
+
+    # --- the copy ---------------------------------------------------------------------------------------
+
+    def _took_effect(self, request: control.Request) -> None:
+        match request:
+            case control.SetEni(eni):
+                self.enis[eni.eni_id] = eni
+            case control.DropEni(eni_id):
+                self.enis.pop(eni_id, None)
+            case control.AddBlock(eni_id, base, length, kind):
+                if (base, length) not in self.blocks:
+                    block = control.Block(eni_id, base, length, kind, "open", 0, 0, 1)
+                    self.blocks[base, length] = block
+            case control.SetBlockState(base, length, state):
+                if (base, length) in self.blocks:
+                    self.blocks[base, length] = msgspec.structs.replace(self.blocks[base, length], state=state)
+            case control.DropBlock(base, length):
+                self.blocks.pop((base, length), None)
+            case _:
+                pass
+
+    def _apply(self, frame: control.ReplyFrame) -> None:
+        if not isinstance(frame.body, control.Update):
+            raise AgentGone(f"the agent sent {type(frame.body).__name__} unasked")
+        self.pool = frame.body.pool
+        for block in frame.body.blocks:
+            self.blocks[block.base, block.length] = block
+        for name in frame.body.gone:
+            base, _, length = name.rpartition("/")
+            self.blocks.pop((base, int(length)), None)
+
+    # --- frames -----------------------------------------------------------------------------------------
+
+    def _send(self, request: control.Request) -> int:
+        number, self._next = self._next, self._next + 1
+        try:
+            self._socket.sendall(control.encode(control.RequestFrame(number, request)))
+        except OSError as error:
+            raise AgentGone(f"the agent went away from {self._path}", cause=str(error), retry_after=0.5) from error
+        return number
+
+    def _expect(self, number: int, kind: type[T]) -> T:
+        answer = self._answer(number)
+        if isinstance(answer, kind):
+            return answer
+        text = answer.text if isinstance(answer, control.Refused) else type(answer).__name__
+        raise AgentGone(f"the agent on {self._path} does not serve a manager", cause=text, retry_after=1.0)
+
+    def _answer(self, number: int) -> control.Reply:
+        """The reply to a request; updates that come before it are taken in."""
+        deadline = time.monotonic() + self._timeout
+        while True:
+            while (frame := self._frame()) is not None:
+                if frame.id == number:
+                    return frame.body
+                self._apply(frame)
+            if not self._readable(deadline - time.monotonic()):
+                raise AgentGone(f"the agent has not answered in {self._timeout:g} s", retry_after=1.0)
+            self._fill()
+
+    def _readable(self, wait_s: float) -> bool:
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(max(wait_s, 0.0) * 1000))
+
+    def _fill(self) -> None:
+        try:
+            data = self._socket.recv(1 << 18)
+        except OSError as error:
+            raise AgentGone(f"the agent went away from {self._path}", cause=str(error), retry_after=0.5) from error
+        if not data:
+            raise AgentGone(f"the agent closed {self._path}", retry_after=0.1)
+        self._buffer += data
+
+    def _frame(self) -> control.ReplyFrame | None:
+        head = control.LENGTH.size
+        if len(self._buffer) < head:
+            return None
+        (length,) = control.LENGTH.unpack_from(self._buffer)
+        if length > control.MAX_FRAME:
+            raise AgentGone(f"the agent sent a frame of {length} bytes")
+        if len(self._buffer) < head + length:
+            return None
+        body = bytes(self._buffer[head : head + length])
+        del self._buffer[: head + length]
+        try:
+            return control.decode_reply(body)
+        except (msgspec.DecodeError, ValueError) as error:
+            raise AgentGone("the agent sent what is no reply", cause=str(error)) from error

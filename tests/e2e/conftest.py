@@ -1,0 +1,47 @@
+"""Worlds with enid on each node, for the end-to-end tests. Folders are short: paths of sockets are bounded."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from cli.stage import Stage
+from sandbox.client import Sandbox
+from sandbox.scenario import Scenario
+
+MakeStage = Callable[..., Stage]
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder of this test alone, removed at its end."""
+    folder = Path(tempfile.mkdtemp(prefix="enid-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def make_stage(short_folder: Path, request: pytest.FixtureRequest) -> Iterator[MakeStage]:
+    """Builds a world (`scenario`) with enid on all nodes (unless `start=False`); taken down at the end of the test.
+
+    When the test failed, the last lines of every daemon's log are added to the report.
+    """
+    worlds: list[Sandbox] = []
+
+    def make(scenario: Scenario, env: Mapping[str, str] | None = None, *, start: bool = True) -> Stage:
+        world = Sandbox.up(short_folder / f"w{len(worlds)}", scenario)
+        worlds.append(world)
+        stage = Stage(world, dict(env or {}))
+        if start:
+            stage.start([node.name for node in world.nodes()])
+        return stage
+
+    yield make
+    for world in worlds:
+        for log in sorted(world.folder.glob("nodes/*/log/*")):
+            request.node.add_report_section("call", str(log.name), log.read_text(errors="replace")[-4000:])
+        world.down()

@@ -1,0 +1,352 @@
+"""The manager's EC2 client and its steps against the sandbox's EC2 over HTTP: fields, errors, faults, lost answers."""
+
+from __future__ import annotations
+
+import datetime
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from agent.manager.enis import Created, EniSteps, Owner, SubnetsFull
+from agent.manager.housekeeping import sweep
+from clients.budget import Priority
+from clients.ec2 import TAG_CREATED, Ec2, NewEni, outcome_unknown
+from core.errors import Ec2Error
+from sandbox.faults import Fault
+from tests.sandbox.ec2_kit import Account, check, make_account
+from tests.unit.hand_clock import HandClock
+
+NOW = Priority.WAITING
+
+
+@pytest.fixture
+def a(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    account = make_account()
+    account.truth.delays.attach = account.truth.delays.detach = 0.0
+    yield account
+    check(account.truth)
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
+
+
+@pytest.fixture
+def ec2(a: Account, clock: HandClock) -> Ec2:
+    return Ec2("us-west-2", endpoint=a.url, timeout=5, user_agent="test/1", clock=clock, rng=random.Random(1))
+
+
+@pytest.fixture
+def owner(a: Account) -> Owner:
+    return Owner(a.node.instance_id, "prod", {"team": "net"})
+
+
+@pytest.fixture
+def steps(ec2: Ec2, owner: Owner, clock: HandClock) -> EniSteps:
+    return EniSteps(ec2, owner, clock, random.Random(2))
+
+
+def create(steps: EniSteps, ec2: Ec2, a: Account, count: int = 3, device: int = 1) -> Created:
+    subnets = [subnet for subnet in ec2.subnets(a.vpc.vpc_id, "us-west-2a") if subnet.subnet_id == a.subnet.subnet_id]
+    return steps.create(count, device, subnets, tuple(a.groups[:2]), {}, NOW)
+
+
+def held(a: Account, eni_id: str) -> set[str]:
+    eni = a.truth.eni(eni_id)
+    return set(eni.addresses) - {eni.primary_ip}
+
+
+# --- questions ----------------------------------------------------------------------------------------------
+
+
+def test_enis_of_the_instance(a: Account, ec2: Ec2) -> None:
+    a.truth.assign_ipv4(a.eni, count=3)
+    a.truth.assign_ipv4(a.eni, prefix_count=1)
+    (eni,) = ec2.instance_enis(a.node.instance_id)
+    truth = a.truth.eni(a.eni)
+    assert (eni.eni_id, eni.mac, eni.primary_ip, eni.subnet_id) == (a.eni, truth.mac, truth.primary_ip, truth.subnet_id)
+    assert set(eni.addresses) == held(a, a.eni)
+    assert len(eni.prefixes) == 1
+    assert eni.groups == tuple(a.groups[:1])
+    assert eni.attachment is not None
+    assert (eni.attachment.device, eni.attachment.status, eni.attachment.delete_on_termination) == (0, "attached", True)
+    assert eni.kind == "interface"
+
+
+def test_subnets_with_most_room_first(a: Account, ec2: Ec2) -> None:
+    found = ec2.subnets(a.vpc.vpc_id, "us-west-2a")
+    assert [subnet.subnet_id for subnet in found] == [a.subnet.subnet_id, a.small.subnet_id]
+    assert found[0].tags == {"kubernetes.io/role/cni": "1"}
+    assert found[1].free == a.truth.free_addresses(a.small.subnet_id)
+
+
+def test_limits_of_a_type_that_no_table_knows(a: Account, ec2: Ec2) -> None:
+    found = ec2.limits("sandbox.room")
+    assert (found.enis, found.ipv4_per_eni, found.cards, found.max_pods) == (4, 15, 1, 58)
+    # The bound of the default card, not the sum over the cards.
+    assert ec2.limits("sandbox.cards").enis == 2
+    with pytest.raises(Ec2Error) as caught:
+        ec2.limits("no.such")
+    assert caught.value.api_code == "InvalidInstanceType"
+
+
+# --- creation -----------------------------------------------------------------------------------------------
+
+
+def test_a_created_eni_has_the_documented_fields(a: Account, ec2: Ec2, steps: EniSteps) -> None:
+    made = create(steps, ec2, a)
+    described = a.describe(made.eni.eni_id)
+    assert described["Description"] == f"aws-K8S-{a.node.instance_id}"
+    assert {group["GroupId"] for group in described["Groups"]} == set(a.groups[:2])
+    assert described["Attachment"]["DeviceIndex"] == 1
+    assert described["Attachment"]["DeleteOnTermination"] is True
+    assert len(described["PrivateIpAddresses"]) == 4
+    assert not made.shortage
+    tags = {tag["Key"]: tag["Value"] for tag in described["TagSet"]}
+    created = tags.pop(TAG_CREATED)
+    assert created.endswith("Z")
+    assert tags == {
+        "node.k8s.amazonaws.com/instance_id": a.node.instance_id,
+        "cluster.k8s.amazonaws.com/name": "prod",
+        "eks:eni:owner": "amazon-vpc-cni",
+        "team": "net",
+    }
+    assert set(made.eni.addresses) == held(a, made.eni.eni_id)
+
+
+@pytest.mark.parametrize(
+    "lost", [Fault("CreateNetworkInterface", when="after", drop=True), Fault("CreateNetworkInterface", drop=True)]
+)
+def test_a_lost_answer_of_create_makes_one_eni(a: Account, ec2: Ec2, steps: EniSteps, lost: Fault) -> None:
+    a.truth.faults.add(lost)
+    made = create(steps, ec2, a)
+    assert set(a.truth.enis) == {a.eni, made.eni.eni_id}
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_lost_answer_of_attach_attaches_once(a: Account, ec2: Ec2, steps: EniSteps, when: Any) -> None:
+    a.truth.faults.add(Fault("AttachNetworkInterface", when=when, drop=True))
+    made = create(steps, ec2, a)
+    assert a.truth.eni(made.eni.eni_id).device == 1
+
+
+def test_what_cannot_be_attached_is_deleted(a: Account, ec2: Ec2, steps: EniSteps) -> None:
+    for device in (1, 2, 3):
+        create(steps, ec2, a, device=device)
+    before = set(a.truth.enis)
+    with pytest.raises(Ec2Error) as caught:
+        create(steps, ec2, a, device=4)
+    assert caught.value.api_code == "AttachmentLimitExceeded"
+    assert set(a.truth.enis) == before
+
+
+def test_a_full_subnet_gives_fewer_and_then_the_next_one_serves(a: Account, ec2: Ec2, steps: EniSteps) -> None:
+    filler = a.new(SubnetId=a.small.subnet_id, SecondaryPrivateIpAddressCount=14)
+    while a.truth.free_addresses(a.small.subnet_id) > 3:
+        left = a.truth.free_addresses(a.small.subnet_id) - 3
+        a.new(SubnetId=a.small.subnet_id, **({"SecondaryPrivateIpAddressCount": min(left, 14) - 1} if left > 1 else {}))
+    assert filler
+    found = ec2.subnets(a.vpc.vpc_id, "us-west-2a")
+    small = [subnet for subnet in found if subnet.subnet_id == a.small.subnet_id]
+    made = steps.create(9, 1, small, tuple(a.groups[:1]), {}, NOW)
+    assert (len(made.eni.addresses), made.shortage) == (2, True)
+    with pytest.raises(SubnetsFull) as caught:
+        steps.create(9, 2, small, tuple(a.groups[:1]), {}, NOW)
+    assert caught.value.subnets == (a.small.subnet_id,)
+    again = steps.create(9, 2, [*small, *found], tuple(a.groups[:1]), {}, NOW)
+    assert again.eni.subnet_id == a.subnet.subnet_id
+    assert not again.shortage
+
+
+# --- addresses ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        None,
+        Fault("AssignPrivateIpAddresses", when="after", drop=True),
+        Fault("AssignPrivateIpAddresses", when="after", body=b"<html>", status=200),
+        Fault("AssignPrivateIpAddresses", when="after", body=b"<html>", status=500),
+        Fault("AssignPrivateIpAddresses", when="after", error="InternalError", status=500),
+        Fault("AssignPrivateIpAddresses", error="RequestLimitExceeded", status=503, times=2),
+    ],
+)
+def test_assign_takes_effect_once_whatever_happens_to_its_answer(
+    a: Account, steps: EniSteps, fault: Fault | None
+) -> None:
+    before = frozenset(held(a, a.eni))
+    if fault:
+        a.truth.faults.add(fault)
+    added = steps.assign(a.eni, 4, before, 100, NOW)
+    assert len(added) == 4
+    assert set(added) == held(a, a.eni)
+
+
+def test_assign_that_never_got_there_is_not_repeated(a: Account, steps: EniSteps) -> None:
+    a.truth.faults.add(Fault("AssignPrivateIpAddresses", drop=True))
+    with pytest.raises(Ec2Error) as caught:
+        steps.assign(a.eni, 4, frozenset(), 100, NOW)
+    assert outcome_unknown(caught.value)
+    assert held(a, a.eni) == set()
+
+
+def test_assign_beyond_the_limit_finds_what_is_there(a: Account, steps: EniSteps) -> None:
+    a.truth.assign_ipv4(a.eni, count=12)
+    assert set(steps.assign(a.eni, 9, frozenset(), 100, NOW)) == held(a, a.eni)
+    a.truth.assign_ipv4(a.eni, count=2)
+    assert steps.assign(a.eni, 1, frozenset(held(a, a.eni)), 100, NOW) == ()
+
+
+def test_assign_takes_what_the_subnet_has_left(a: Account, steps: EniSteps) -> None:
+    eni = a.new(SubnetId=a.small.subnet_id)
+    fillers = []
+    while a.truth.free_addresses(a.small.subnet_id) > 2:
+        left = a.truth.free_addresses(a.small.subnet_id) - 2
+        fillers.append(
+            a.new(
+                SubnetId=a.small.subnet_id,
+                **({"SecondaryPrivateIpAddressCount": min(left, 14) - 1} if left > 1 else {}),
+            )
+        )
+    assert len(steps.assign(eni, 9, frozenset(), 2, NOW)) == 2
+    with pytest.raises(Ec2Error) as caught:
+        steps.assign(eni, 9, frozenset(held(a, eni)), 2, NOW)
+    assert caught.value.api_code == "InsufficientFreeAddressesInSubnet"
+
+
+def test_unassign(a: Account, steps: EniSteps) -> None:
+    added = a.truth.assign_ipv4(a.eni, count=4)[0]
+    assert steps.unassign(a.eni, added[:2]).error is None
+    assert held(a, a.eni) == set(added[2:])
+    # Refused because one of them is not there: EC2 takes none, and a Describe says which are left.
+    result = steps.unassign(a.eni, added[1:3])
+    assert result.error is not None
+    assert (result.left, result.certain) == ((added[2],), True)
+    a.truth.faults.add(Fault("UnassignPrivateIpAddresses", error="RequestLimitExceeded", status=503, times=99))
+    result = steps.unassign(a.eni, added[2:])
+    assert (set(result.left), result.certain) == (set(added[2:]), True)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_after_a_lost_answer_of_unassign_nothing_is_certain(a: Account, steps: EniSteps, when: Any) -> None:
+    added = a.truth.assign_ipv4(a.eni, count=4)[0]
+    a.truth.faults.add(Fault("UnassignPrivateIpAddresses", when=when, drop=True))
+    result = steps.unassign(a.eni, added[:2])
+    assert (result.left, result.certain) == ((), False)
+
+
+# --- removal and leaks ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("action", ["", "DetachNetworkInterface", "DeleteNetworkInterface"])
+def test_remove_gets_there_in_spite_of_a_lost_answer(a: Account, ec2: Ec2, steps: EniSteps, action: str) -> None:
+    made = create(steps, ec2, a)
+    if action:
+        a.truth.faults.add(Fault(action, when="after", drop=True))
+    steps.remove(made.eni.eni_id)
+    assert set(a.truth.enis) == {a.eni}
+    steps.remove(made.eni.eni_id)
+
+
+def test_leaks_of_an_earlier_life_are_swept_and_nothing_else(
+    a: Account, ec2: Ec2, steps: EniSteps, owner: Owner, clock: HandClock
+) -> None:
+    attached = create(steps, ec2, a)
+
+    def unattached(stamp: str, description: str = owner.description, instance: str = owner.instance_id) -> str:
+        tags = {"node.k8s.amazonaws.com/instance_id": instance, TAG_CREATED: stamp}
+        new = NewEni(a.subnet.subnet_id, 1, tuple(a.groups[:1]), description, tags, f"token-{len(a.truth.enis)}")
+        return ec2.create_eni(new, NOW).eni_id
+
+    def stamp(age: float) -> str:
+        when = datetime.datetime.fromtimestamp(clock.unix() - age, datetime.UTC)
+        return when.isoformat().replace("+00:00", "Z")
+
+    born = clock.unix() - 10
+    leaked, old = unattached(stamp(11)), unattached(stamp(400))
+    young = unattached(stamp(5))
+    strange = unattached("yesterday")
+    others = unattached(stamp(900), instance="i-0999"), unattached(stamp(900), description="somebody's")
+    assert set(sweep(steps, clock, born, frozenset({old}))) == {leaked}
+    assert set(a.truth.enis) == {a.eni, attached.eni.eni_id, old, young, strange, *others}
+
+
+def test_adoption_sends_only_what_differs(a: Account, ec2: Ec2, steps: EniSteps, owner: Owner) -> None:
+    (eni,) = ec2.instance_enis(a.node.instance_id)
+    steps.adopt(eni)
+    (eni,) = ec2.instance_enis(a.node.instance_id)
+    assert owner.tags().items() <= eni.tags.items()
+    calls = ec2.counts()["CreateTags"]
+    steps.adopt(eni)
+    assert ec2.counts()["CreateTags"] == calls
+
+
+# --- failures of all kinds --------------------------------------------------------------------------------------
+
+
+def test_throttled_calls_wait_and_give_up_with_their_code(a: Account, ec2: Ec2, clock: HandClock) -> None:
+    a.truth.faults.add(Fault("DescribeSubnets", error="RequestLimitExceeded", status=503, times=None))
+    with pytest.raises(Ec2Error) as caught:
+        ec2.subnets(a.vpc.vpc_id, "us-west-2a")
+    assert (caught.value.api_code, caught.value.action) == ("RequestLimitExceeded", "DescribeSubnets")
+    assert ec2.counts()["DescribeSubnets"] == {"RequestLimitExceeded": 5}
+    assert sum(clock.slept) > 3
+
+
+def listing(item: str) -> bytes:
+    """An answer of DescribeNetworkInterfaces with one ENI."""
+    what = "DescribeNetworkInterfacesResponse"
+    return f"<{what}><networkInterfaceSet><item>{item}</item></networkInterfaceSet></{what}>".encode()
+
+
+NONSENSE = [
+    b"",
+    b"\xff\xfe",
+    b"{}",
+    b"<html><body>no</body></html>",
+    listing(""),
+    listing("<networkInterfaceId>eni-1</networkInterfaceId><macAddress>nonsense</macAddress>"),
+    b"<a>" * 500,
+]
+
+
+@pytest.mark.parametrize("body", NONSENSE)
+@pytest.mark.parametrize("status", [200, 500])
+def test_nonsense_is_an_error_never_a_value(a: Account, ec2: Ec2, body: bytes, status: int) -> None:
+    a.truth.faults.add(Fault("DescribeNetworkInterfaces", body=body, status=status))
+    try:
+        found = ec2.instance_enis(a.node.instance_id)
+    except Ec2Error as error:
+        unknown = outcome_unknown(error)
+    else:
+        # An answer without any content is an empty one.
+        unknown = found == ()
+    assert unknown
+    assert len(ec2.instance_enis(a.node.instance_id)) == 1
+
+
+def test_no_credentials_is_an_error_of_its_own(a: Account, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", "/nonexistent")
+    nobody = Ec2("us-west-2", endpoint=a.url, clock=HandClock())
+    with pytest.raises(Ec2Error) as caught:
+        nobody.instance_enis(a.node.instance_id)
+    assert caught.value.api_code == "NoCredentials"
+    assert not outcome_unknown(caught.value)
+
+
+def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    away = Ec2("us-west-2", endpoint="http://127.0.0.1:1", timeout=1, clock=HandClock())
+    with pytest.raises(Ec2Error) as caught:
+        away.subnets("vpc-1", "us-west-2a")
+    assert outcome_unknown(caught.value)
