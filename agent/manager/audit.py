@@ -19,6 +19,7 @@ from agent.manager.tools import Tools
 from clients.budget import Priority
 from clients.ec2 import Attachment, Ec2Eni
 from clients.imds import ImdsEni
+from core.errors import Ec2Error
 from core.hostnet import LinkView
 from core.reconcile import compare, enis_gone
 
@@ -53,11 +54,12 @@ class Audit:
         self._adopted: set[str] = set()
         self.next_at = float("-inf")
         self.complete = False
+        self._synced = False
 
     @property
     def settled(self) -> bool:
-        """Whether the first audit is done and every ENI that it found is up, or could not be set up."""
-        return self.complete and not self._setting_up
+        """Whether an audit has compared this agent's pool, and every ENI that it found is up or could not be set up."""
+        return self._synced and not self._setting_up
 
     @property
     def due_at(self) -> float:
@@ -70,9 +72,11 @@ class Audit:
         self.next_at = min(self.next_at, self._tools.clock.now() + 1.0)
 
     def resync(self) -> None:
-        """The agent is a new one: tell it all ENIs, and compare all addresses now."""
+        """The agent is a new one: tell it all that is known, so that it can serve, and ask EC2 now."""
         for managed in self._state.managed.values():
             self._pool.tell(managed)
+            self._pool.give(managed, managed.held, confirmed=False)
+        self._synced = False
         self._described_at = float("-inf")
         self.next_at = float("-inf")
 
@@ -92,8 +96,7 @@ class Audit:
             asked = self._tools.clock.now()
             if not must and _agree(self._tools.imds.enis(), known, ours):
                 return _Seen(asked, None)
-            priority = Priority.WAITING if not self.complete else Priority.WARM
-            return _Seen(asked, self._tools.ec2.instance_enis(self._state.identity.instance_id, priority))
+            return _Seen(asked, self._ask_ec2())
 
         self._tools.checks.start(work, self._done)
 
@@ -121,6 +124,17 @@ class Audit:
         if seen.enis is not None:
             self._apply(seen.enis, seen.asked)
 
+    def _ask_ec2(self) -> tuple[Ec2Eni, ...]:
+        """In a worker. No instance is without its primary ENI: an answer that does not show it says nothing at all."""
+        identity = self._state.identity
+        enis = self._tools.ec2.instance_enis(identity.instance_id, Priority.WARM if self.complete else Priority.WAITING)
+        if all(eni.eni_id != identity.eni_id for eni in enis):
+            raise Ec2Error(
+                f"EC2's answer does not show this instance's primary ENI {identity.eni_id}; it is not used",
+                action="DescribeNetworkInterfaces",
+            )
+        return enis
+
     def _apply(self, enis: Sequence[Ec2Eni], asked: float) -> None:
         state, tools = self._state, self._tools
         self._described_at = asked
@@ -147,7 +161,7 @@ class Audit:
         self._compare(seen, asked)
         self._forget_gone(seen, asked)
         tools.account.facts["unmanaged"] = sorted(set(others) - self._setting_up)
-        self.complete = True
+        self.complete = self._synced = True
         state.memory.forget(tools.clock.now())
 
     def _refresh(self, eni: Ec2Eni, attachment: Attachment, asked: float) -> None:

@@ -72,7 +72,7 @@ class Manager:
         """For ever; ends by an exception."""
         while True:
             self.turn()
-            self._wait()
+            self.wait()
 
     def turn(self) -> None:
         """Take in what has happened, and start what follows from it."""
@@ -107,12 +107,19 @@ class Manager:
         pause = PARKED_PAUSE_S if self._link.parked else IDLE_PAUSE_S
         self._turn_at = min(self._turn_at, self._clock.now() + pause)
 
-    def _wait(self) -> None:
+    def close(self) -> None:
+        """Hang up and let idle workers go; for tests, since the process just ends."""
+        self._link.close()
+        for jobs in self._jobs:
+            jobs.close()
+
+    def wait(self, at_most: float = SLOW_TICK_S) -> None:
+        """Until something happens or is due."""
         now = self._clock.now()
         poll = select.poll()
         for jobs in self._jobs:
             poll.register(jobs.fileno(), select.POLLIN)
-        due = [now + SLOW_TICK_S, self._audit.due_at, self._housekeeping.next_at]
+        due = [now + at_most, self._audit.due_at, self._housekeeping.next_at]
         if self._audit.settled:
             due.append(self._turn_at)
         due += [at for at in (self._report_at, self._install_at) if at > now]

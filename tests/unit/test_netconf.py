@@ -110,8 +110,9 @@ def test_bad_environment(fields: dict[str, Any], word: str) -> None:
 
 @pytest.mark.parametrize("field", ["container_id", "ifname", "netns", "args"])
 def test_variables_must_be_utf8(field: str) -> None:
+    changes: dict[str, Any] = {field: b"\xff\xfe"}
     with pytest.raises(BadRequest, match="UTF-8"):
-        decode(**{field: b"\xff\xfe"})
+        decode(**changes)
 
 
 def test_unknown_arguments_are_fine_when_asked_for() -> None:
