@@ -30,6 +30,7 @@ if [ "$what" = test ]; then
     need containerd containerd
     need runc runc
     need strace strace
+    need ping iputils-ping
     need clang clang
     need /usr/lib/cni/portmap containernetworking-plugins
 fi

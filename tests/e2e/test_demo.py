@@ -14,6 +14,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "cli.main", "demo", "--nodes", "2", "--pods", "8"]
+# A test run in the background has SIGINT ignored, and its children inherit that.
+IN_FRONT = ["env", "--default-signal=INT"]
 NOBODY = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
 
 
@@ -100,7 +102,8 @@ def test_demo_ended_by_a_signal_leaves_nothing(short_folder: Path, sig: signal.S
     home = short_folder / "demo"
     out = short_folder / "out"
     with out.open("w") as sink:
-        run = subprocess.Popen([*COMMAND, "--folder", str(home)], cwd=ROOT, stdout=sink, stderr=subprocess.STDOUT)
+        command = [*IN_FRONT, *COMMAND, "--folder", str(home)]
+        run = subprocess.Popen(command, cwd=ROOT, stdout=sink, stderr=subprocess.STDOUT)
         end = time.monotonic() + 60
         while when not in out.read_text():
             assert time.monotonic() < end, out.read_text()
