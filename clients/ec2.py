@@ -8,20 +8,20 @@ Describe (`outcome_unknown`). Answers are checked field by field: nonsense is an
 
 from __future__ import annotations
 
-import ipaddress
 import random
 import re
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import botocore.config  # type: ignore[import-untyped]  # botocore ships no types
 import botocore.exceptions  # type: ignore[import-untyped]
 import botocore.session  # type: ignore[import-untyped]
 
+from clients import ec2_answers as answers
 from clients.budget import Budget, Priority
 from clients.clock import Clock, SystemClock
+from clients.ec2_answers import Ec2Eni, NewEni, Subnet
 from clients.ec2_model import API_VERSION, CutLoader
 from core.errors import Ec2Error
 from core.limits import Limits
@@ -44,66 +44,11 @@ TAG_INSTANCE: Final = "node.k8s.amazonaws.com/instance_id"
 TAG_CREATED: Final = "node.k8s.amazonaws.com/createdAt"
 
 _CODE: Final = re.compile(r"[A-Za-z][A-Za-z0-9.]*")
-_MAC: Final = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
 
 
 def outcome_unknown(error: Ec2Error) -> bool:
     """Whether the call may have taken effect although it failed: no answer, nonsense, or a failure inside EC2."""
     return error.api_code in UNKNOWN
-
-
-@dataclass(frozen=True, slots=True)
-class Attachment:
-    """How an ENI hangs on an instance. `status`: attaching, attached, detaching, detached."""
-
-    attachment_id: str
-    instance_id: str
-    device: int
-    card: int
-    status: str
-    delete_on_termination: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Ec2Eni:
-    """An ENI in EC2's words. `addresses` are the secondary ones; `kind` is interface, efa, efa-only, trunk ..."""
-
-    eni_id: str
-    subnet_id: str
-    mac: str
-    status: str
-    kind: str
-    description: str
-    primary_ip: str
-    addresses: tuple[str, ...]
-    prefixes: tuple[str, ...] = ()
-    groups: tuple[str, ...] = ()
-    tags: Mapping[str, str] = field(default_factory=dict)
-    attachment: Attachment | None = None
-    tracking: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Subnet:
-    """A subnet of our zone. `free` is EC2's count of free addresses, which may be a little old."""
-
-    subnet_id: str
-    cidr: str
-    free: int
-    tags: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class NewEni:
-    """What to create. `token` makes a repetition of the call return the same ENI."""
-
-    subnet_id: str
-    count: int
-    groups: tuple[str, ...]
-    description: str
-    tags: Mapping[str, str]
-    token: str
-    tracking: Mapping[str, int] = field(default_factory=dict)
 
 
 class Ec2:
@@ -158,33 +103,35 @@ class Ec2:
             if error.api_code in ENI_GONE:
                 return None
             raise
-        found = [_eni(entry) for entry in _list(answer, "NetworkInterfaces")]
+        found = [answers.eni(entry) for entry in answers.entries(answer, "NetworkInterfaces")]
         return next((eni for eni in found if eni.eni_id == eni_id), None)
 
     def subnets(self, vpc_id: str, zone: str, priority: Priority = Priority.WARM) -> tuple[Subnet, ...]:
         """All subnets of a VPC in a zone, the one with most free addresses first."""
         filters = {"vpc-id": vpc_id, "availability-zone": zone}
         entries = self._pages("DescribeSubnets", "Subnets", filters, priority)
-        found = [_subnet(entry) for entry in entries]
+        found = [answers.subnet(entry) for entry in entries]
         return tuple(sorted(found, key=lambda subnet: -subnet.free))
 
     def limits(self, instance_type: str) -> Limits:
         """The limits of a type by EC2's word: those of the default card (limits.md section 3)."""
         answer = self._call("DescribeInstanceTypes", Priority.WAITING, InstanceTypes=[instance_type])
-        entries = _list(answer, "InstanceTypes")
+        entries = answers.entries(answer, "InstanceTypes")
         if len(entries) != 1 or not isinstance(entries[0], dict):
-            raise _nonsense("DescribeInstanceTypes", f"{len(entries)} types for {instance_type}")
+            raise answers.nonsense("DescribeInstanceTypes", f"{len(entries)} types for {instance_type}")
         entry = entries[0]
         network = entry.get("NetworkInfo")
         if not isinstance(network, dict):
-            raise _nonsense("DescribeInstanceTypes", "no NetworkInfo")
+            raise answers.nonsense("DescribeInstanceTypes", "no NetworkInfo")
         cards = [card for card in network.get("NetworkCards") or [] if isinstance(card, dict)]
         default = network.get("DefaultNetworkCardIndex") or 0
         own = [card.get("MaximumNetworkInterfaces") for card in cards if card.get("NetworkCardIndex") == default]
         enis = own[0] if own else network.get("MaximumNetworkInterfaces")
         addresses = network.get("Ipv4AddressesPerInterface")
         if not isinstance(enis, int) or not isinstance(addresses, int) or enis < 1 or addresses < 1:
-            raise _nonsense("DescribeInstanceTypes", f"{enis!r} ENIs and {addresses!r} addresses for {instance_type}")
+            raise answers.nonsense(
+                "DescribeInstanceTypes", f"{enis!r} ENIs and {addresses!r} addresses for {instance_type}"
+            )
         hypervisor = entry.get("Hypervisor") or "unknown"
         return Limits(instance_type, enis, addresses, hypervisor, bool(entry.get("BareMetal")), max(len(cards), 1))
 
@@ -198,14 +145,14 @@ class Ec2:
             "Groups": sorted(new.groups),
             "SecondaryPrivateIpAddressCount": new.count,
             "ClientToken": new.token,
-            "TagSpecifications": [{"ResourceType": "network-interface", "Tags": _tag_list(new.tags)}],
+            "TagSpecifications": [{"ResourceType": "network-interface", "Tags": answers.tag_list(new.tags)}],
         }
         if new.count == 0:
             del parameters["SecondaryPrivateIpAddressCount"]
         if new.tracking:
             parameters["ConnectionTrackingSpecification"] = dict(new.tracking)
         answer = self._call("CreateNetworkInterface", priority, **parameters)
-        return _eni(answer.get("NetworkInterface"))
+        return answers.eni(answer.get("NetworkInterface"))
 
     def attach(self, eni_id: str, instance_id: str, device: int, card: int, priority: Priority) -> str:
         """Attach an ENI; the attachment id."""
@@ -217,7 +164,7 @@ class Ec2:
             DeviceIndex=device,
             NetworkCardIndex=card,
         )
-        return _text(answer, "AttachmentId")
+        return answers.text(answer, "AttachmentId")
 
     def delete_on_termination(self, eni_id: str, attachment_id: str, priority: Priority) -> None:
         """Let the ENI go with its instance."""
@@ -245,8 +192,8 @@ class Ec2:
         answer = self._call(
             "AssignPrivateIpAddresses", priority, NetworkInterfaceId=eni_id, SecondaryPrivateIpAddressCount=count
         )
-        entries = _list(answer, "AssignedPrivateIpAddresses")
-        return tuple(_address(entry, "PrivateIpAddress") for entry in entries)
+        entries = answers.entries(answer, "AssignedPrivateIpAddresses")
+        return tuple(answers.address(entry, "PrivateIpAddress") for entry in entries)
 
     def unassign(self, eni_id: str, addresses: Sequence[str], priority: Priority = Priority.SWEEP) -> None:
         """Take secondary addresses off an ENI, all or none."""
@@ -256,7 +203,7 @@ class Ec2:
 
     def tag(self, eni_id: str, tags: Mapping[str, str], priority: Priority = Priority.SWEEP) -> None:
         """Set tags of an ENI."""
-        self._call("CreateTags", priority, Resources=[eni_id], Tags=_tag_list(tags))
+        self._call("CreateTags", priority, Resources=[eni_id], Tags=answers.tag_list(tags))
 
     # --- figures ------------------------------------------------------------------------------------------
 
@@ -269,7 +216,7 @@ class Ec2:
 
     def _enis(self, filters: Mapping[str, str], priority: Priority) -> tuple[Ec2Eni, ...]:
         entries = self._pages("DescribeNetworkInterfaces", "NetworkInterfaces", filters, priority)
-        return tuple(_eni(entry) for entry in entries)
+        return tuple(answers.eni(entry) for entry in entries)
 
     def _pages(self, action: str, key: str, filters: Mapping[str, str], priority: Priority) -> list[Any]:
         parameters: dict[str, Any] = {
@@ -280,12 +227,12 @@ class Ec2:
         seen: set[str] = set()
         while True:
             answer = self._call(action, priority, **parameters)
-            found += _list(answer, key)
+            found += answers.entries(answer, key)
             token = answer.get("NextToken")
             if not token:
                 return found
             if not isinstance(token, str) or token in seen:
-                raise _nonsense(action, "pages without end")
+                raise answers.nonsense(action, "pages without end")
             seen.add(token)
             parameters["NextToken"] = token
 
@@ -335,7 +282,7 @@ class Ec2:
                 retry_after=1.0,
             ) from error
         if not isinstance(answer, dict):
-            raise _nonsense(action, repr(answer)[:80])
+            raise answers.nonsense(action, repr(answer)[:80])
         return answer
 
     def _count(self, action: str, outcome: str) -> None:
@@ -353,99 +300,3 @@ def _refused(action: str, error: Any) -> Ec2Error:
         return Ec2Error(f"{action}: EC2 failed without a code", action=action, cause=str(error)[:500], retry_after=1.0)
     wait = 1.0 if code in THROTTLED or code in UNKNOWN else None
     return Ec2Error(f"{action}: {code}: {text}", action=action, api_code=code, retry_after=wait)
-
-
-# --- answers ----------------------------------------------------------------------------------------------
-
-
-def _nonsense(action: str, what: str) -> Ec2Error:
-    return Ec2Error(f"{action}: EC2 answers nonsense: {what}", action=action)
-
-
-def _list(answer: Mapping[str, Any], key: str) -> list[Any]:
-    value = answer.get(key)
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise _nonsense(key, repr(value)[:80])
-    return value
-
-
-def _text(entry: Any, key: str) -> str:
-    value = entry.get(key) if isinstance(entry, dict) else None
-    if not isinstance(value, str) or not value:
-        raise _nonsense(key, repr(value)[:80])
-    return value
-
-
-def _address(entry: Any, key: str) -> str:
-    text = _text(entry, key)
-    try:
-        return str(ipaddress.IPv4Address(text))
-    except ValueError as error:
-        raise _nonsense(key, text[:80]) from error
-
-
-def _number(entry: Mapping[str, Any], key: str) -> int:
-    value = entry.get(key)
-    if not isinstance(value, int) or value < 0:
-        raise _nonsense(key, repr(value)[:80])
-    return value
-
-
-def _tags(entry: Mapping[str, Any], key: str) -> dict[str, str]:
-    return {_text(tag, "Key"): str(tag.get("Value") or "") for tag in _list(entry, key)}
-
-
-def _tag_list(tags: Mapping[str, str]) -> list[dict[str, str]]:
-    return [{"Key": key, "Value": value} for key, value in sorted(tags.items())]
-
-
-def _eni(entry: Any) -> Ec2Eni:
-    eni_id = _text(entry, "NetworkInterfaceId")
-    mac = _text(entry, "MacAddress")
-    if not _MAC.fullmatch(mac):
-        raise _nonsense("MacAddress", mac[:80])
-    primary = _address(entry, "PrivateIpAddress")
-    listed = [_address(item, "PrivateIpAddress") for item in _list(entry, "PrivateIpAddresses")]
-    prefixes = [_text(item, "Ipv4Prefix") for item in _list(entry, "Ipv4Prefixes")]
-    tracking = entry.get("ConnectionTrackingConfiguration") or {}
-    return Ec2Eni(
-        eni_id=eni_id,
-        subnet_id=_text(entry, "SubnetId"),
-        mac=mac,
-        status=str(entry.get("Status") or ""),
-        kind=str(entry.get("InterfaceType") or "interface"),
-        description=str(entry.get("Description") or ""),
-        primary_ip=primary,
-        addresses=tuple(address for address in listed if address != primary),
-        prefixes=tuple(prefixes),
-        groups=tuple(_text(group, "GroupId") for group in _list(entry, "Groups")),
-        tags=_tags(entry, "TagSet"),
-        attachment=_attachment(entry.get("Attachment")),
-        tracking={key: value for key, value in tracking.items() if isinstance(value, int)},
-    )
-
-
-def _attachment(entry: Any) -> Attachment | None:
-    if not isinstance(entry, dict) or entry.get("AttachmentId") is None:
-        return None
-    return Attachment(
-        attachment_id=_text(entry, "AttachmentId"),
-        instance_id=str(entry.get("InstanceId") or ""),
-        device=_number(entry, "DeviceIndex"),
-        card=entry.get("NetworkCardIndex") or 0,
-        status=str(entry.get("Status") or ""),
-        delete_on_termination=bool(entry.get("DeleteOnTermination")),
-    )
-
-
-def _subnet(entry: Any) -> Subnet:
-    cidr = _text(entry, "CidrBlock")
-    try:
-        network = ipaddress.IPv4Network(cidr)
-    except ValueError as error:
-        raise _nonsense("CidrBlock", cidr[:80]) from error
-    return Subnet(
-        _text(entry, "SubnetId"), str(network), _number(entry, "AvailableIpAddressCount"), _tags(entry, "Tags")
-    )

@@ -17,11 +17,11 @@ from agent.manager.pool import Placed, Pool
 from agent.manager.state import ManagedEni, NodeState, pool_addresses
 from agent.manager.tools import Tools
 from clients.budget import Priority
-from clients.ec2 import Attachment, Ec2Eni
+from clients.ec2_answers import Attachment, Ec2Eni
 from clients.imds import ImdsEni
 from core.errors import Ec2Error
 from core.hostnet import LinkView
-from core.reconcile import compare, enis_gone
+from core.reconcile import LAG_S, compare, enis_gone
 
 TICK_S: Final = 60.0
 DESCRIBE_S: Final = 600.0
@@ -107,7 +107,7 @@ class Audit:
         known = {block.base for block in self._tools.link.blocks}
         taken = self._state.memory.taken
         return any(
-            address not in known and now - taken.get(address, float("-inf")) >= TICK_S
+            address not in known and now - taken.get(address, float("-inf")) >= LAG_S
             for managed in self._state.managed.values()
             if managed.ready and not managed.busy
             for address in managed.held
@@ -138,6 +138,8 @@ class Audit:
     def _apply(self, enis: Sequence[Ec2Eni], asked: float) -> None:
         state, tools = self._state, self._tools
         self._described_at = asked
+        # What an ENI's limit was taken to be after a refusal was true then; perhaps it was somebody else's change.
+        state.per_eni = state.limits.addresses_per_eni
         seen = {eni.eni_id for eni in enis}
         if not self.complete:
             self._found_first = seen
@@ -168,9 +170,11 @@ class Audit:
         managed = self._state.managed[eni.eni_id]
         managed.eni, managed.attachment, managed.groups = eni, attachment, eni.groups
         if not managed.busy:
-            given = self._state.memory.given
-            young = {a for a in managed.held if asked - given.get(a, float("-inf")) < TICK_S}
-            managed.held = set(eni.addresses) | young
+            # An answer that is older than our own change does not undo it.
+            given, taken = self._state.memory.given, self._state.memory.taken
+            young = {a for a in managed.held if asked - given.get(a, float("-inf")) < LAG_S}
+            gone = {a for a in eni.addresses if asked - taken.get(a, float("-inf")) < LAG_S} - managed.held
+            managed.held = (set(eni.addresses) | young) - gone
         self._adopt(eni)
 
     def _enter_primary(self, eni: Ec2Eni, attachment: Attachment) -> None:

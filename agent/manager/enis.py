@@ -23,11 +23,9 @@ from clients.ec2 import (
     TAG_INSTANCE,
     THROTTLED,
     Ec2,
-    Ec2Eni,
-    NewEni,
-    Subnet,
     outcome_unknown,
 )
+from clients.ec2_answers import Ec2Eni, NewEni, Subnet
 from core.errors import Ec2Error
 
 DESCRIPTION: Final = "aws-K8S-"
@@ -36,7 +34,6 @@ TAG_OWNER: Final = "eks:eni:owner"
 OWNER: Final = "amazon-vpc-cni"
 TAG_UNMANAGED: Final = "node.k8s.amazonaws.com/no_manage"
 USED_KINDS: Final = frozenset(("interface",))
-TRACKED: Final = ("TcpEstablishedTimeout", "UdpStreamTimeout", "UdpTimeout")
 
 LOOKS: Final = 4
 FIRST_WAIT_S: Final = 0.2

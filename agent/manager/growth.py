@@ -13,7 +13,7 @@ from agent.manager.pool import Placed, Pool
 from agent.manager.state import NodeState
 from agent.manager.tools import Tools
 from clients.budget import Priority
-from clients.ec2 import Attachment, Subnet
+from clients.ec2_answers import Attachment, Subnet
 from core import subnets
 from core.errors import Ec2Error, EnidError
 from core.planner import Assign, Create
@@ -82,7 +82,8 @@ class Growth:
             self._failures.worked(step, started)
             if not added:
                 # EC2 calls the ENI full: its word counts more than the table's.
-                self._state.per_eni = min(self._state.per_eni, max(len(managed.held), 1))
+                there = len(managed.held) + len(managed.eni.prefixes)
+                self._state.per_eni = min(self._state.per_eni, max(there, 1))
                 self.audit_wanted = True
             elif len(added) < step.count:
                 self._failures.shortage((managed.eni.subnet_id,))

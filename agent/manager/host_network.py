@@ -38,7 +38,7 @@ from core.hostnet import (
     node_rule_ops,
     sysctls,
 )
-from core.names import TABLE_MAIN
+from core.names import RULE_ENI_PRIMARY, RULE_EXTERNAL_SERVICE, RULE_FWMARK, TABLE_MAIN
 from core.nat import NatConfig
 from ext import netlink
 from ext.netlink import NetlinkError
@@ -46,6 +46,7 @@ from ext.netlink import NetlinkError
 INET: Final = 2
 UNICAST: Final = 1
 FRA_TO_TABLE: Final = 1
+OURS: Final = frozenset((RULE_FWMARK, RULE_EXTERNAL_SERVICE, RULE_ENI_PRIMARY))
 LINK_POLL_S: Final = 0.05
 LINK_WAIT_S: Final = 30.0
 # Pods that come and go change the tables while they are read.
@@ -62,12 +63,34 @@ class HostNetwork:
         self._nft = nft or Nft()
         self._lock = threading.Lock()
         self._socket = netlink.Socket.open()
+        self._monitor = netlink.Monitor([netlink.RULES], [self._socket], deletions_only=True)
         self._nat_digest = ""
         self._nat_fingerprint = ""
 
     def close(self) -> None:
-        """Close the netlink socket."""
+        """Close the netlink sockets."""
+        self._monitor.close()
         self._socket.close()
+
+    # --- foreign hands ----------------------------------------------------------------------------------------
+
+    def fileno(self) -> int:
+        """Readable when somebody else has deleted rules."""
+        return self._monitor.fileno()
+
+    def disturbed(self) -> bool:
+        """Whether one of the rules that we look after is among those deleted. For the main loop only.
+
+        The rules of pods are the agent's; they come and go all the time.
+        """
+        try:
+            events = self._monitor.read()
+        except NetlinkError:
+            return True
+        return any(
+            event.thing is None or (isinstance(event.thing, netlink.Rule) and event.thing.priority in OURS)
+            for event in events
+        )
 
     # --- the node ---------------------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from core.settings import Settings
 
 HOST_S: Final = 30.0
 KUBE_S: Final = 30.0
+REPAIR_S: Final = 0.2
 SWEEP_FIRST_S: Final = 10.0
 SWEEP_S: Final = 3600.0
 # A creation takes seconds; what is older and attached nowhere was lost.
@@ -116,8 +117,9 @@ class Housekeeping:
                 duty.start()
 
     def check_host_now(self) -> None:
-        """Somebody changed the host's rules: look at once."""
-        self._duties["host"].next_at = self._tools.clock.now()
+        """Somebody took rules of ours away: look soon, but not more often than is bearable if they go on."""
+        duty = self._duties["host"]
+        duty.next_at = min(duty.next_at, self._tools.clock.now() + REPAIR_S)
 
     def _run(self, name: str, jobs: Jobs, work: Callable[[], Any], use: Callable[[Any], None]) -> None:
         duty = self._duties[name]

@@ -92,6 +92,8 @@ class Manager:
                 self._turn_at = float("-inf")
         if self._pool_manager.audit_wanted():
             self._audit.wanted()
+        if self._tools.host.disturbed():
+            self._housekeeping.check_host_now()
         self._audit.tick()
         self._housekeeping.tick()
         if self._audit.settled:
@@ -119,6 +121,7 @@ class Manager:
         poll = select.poll()
         for jobs in self._jobs:
             poll.register(jobs.fileno(), select.POLLIN)
+        poll.register(self._tools.host.fileno(), select.POLLIN)
         due = [now + at_most, self._audit.due_at, self._housekeeping.next_at]
         if self._audit.settled:
             due.append(self._turn_at)

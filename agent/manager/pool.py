@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from agent import control
 from agent.manager.state import ManagedEni, NodeState
 from agent.manager.tools import Tools
-from clients.ec2 import Attachment, Ec2Eni
+from clients.ec2_answers import Attachment, Ec2Eni
 from core import subnets
 from core.hostnet import LinkView
 from core.names import route_table

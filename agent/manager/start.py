@@ -25,7 +25,8 @@ from agent.manager.state import NodeState
 from agent.manager.tools import Tools
 from clients.budget import Priority
 from clients.clock import Clock
-from clients.ec2 import Ec2, Subnet
+from clients.ec2 import Ec2
+from clients.ec2_answers import Subnet
 from clients.imds import Identity, Imds
 from core import limits
 from core.errors import BadSetting, EnidError
@@ -58,7 +59,7 @@ def start(settings: Settings, clock: Clock, rng: random.Random) -> Started:
     account = Account()
     if settings.warnings:
         account.facts["warnings"] = list(settings.warnings)
-    patience = _Patience(clock, rng, account, link)
+    patience = Patience(clock, rng, account, link)
     host = patience.try_until("host network: open netlink", lambda: HostNetwork(clock))
     takeover.check(patience.try_until("host network: links", host.link_names))
     imds = Imds(settings.imds_endpoint, IMDS_TIMEOUT_S, clock, rng)
@@ -131,7 +132,7 @@ def _subnets(settings: Settings, ec2: Ec2, identity: Identity) -> tuple[Subnet, 
         return ()
 
 
-class _Patience:
+class Patience:
     """Tries a step of the start until it works, and tells what it is waiting for."""
 
     def __init__(self, clock: Clock, rng: random.Random, account: Account, link: AgentLink) -> None:

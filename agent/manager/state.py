@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from agent import control
-from clients.ec2 import Attachment, Ec2Eni, Subnet
+from clients.ec2_answers import Attachment, Ec2Eni, Subnet
 from clients.imds import Identity
 from core.hostnet import gateway
 from core.limits import Limits

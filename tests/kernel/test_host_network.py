@@ -109,7 +109,13 @@ def test_set_up_twice_and_repair() -> None:
     assert host.set_nat(NAT) is False
     assert state() == done
 
+    assert not host.disturbed()
+    run("ip", "rule", "add", "to", "10.0.0.9", "lookup", "main", "priority", "512")
+    run("ip", "rule", "del", "priority", "512")
+    assert not host.disturbed(), "a pod's rule is the agent's"
     run("ip", "rule", "del", "priority", "1024")
+    assert host.disturbed()
+    assert not host.disturbed()
     run("ip", "route", "del", "default", "table", "2")
     run("ip", "address", "add", "10.0.64.77/18", "dev", "ens6")
     run("nft", "flush", "chain", "ip", "enid", "leave_vpc")

@@ -6,6 +6,7 @@ Compared at the end of each test: what the agent may hand out is what EC2's ledg
 from __future__ import annotations
 
 import random
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -61,6 +62,19 @@ class Host:
     broken: set[str] = field(default_factory=set)
     rules: NodeRules | None = None
     nat: NatConfig | None = None
+
+    def __post_init__(self) -> None:
+        self._quiet, self._other = socket.socketpair()
+
+    def fileno(self) -> int:
+        return self._quiet.fileno()
+
+    def disturbed(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        self._quiet.close()
+        self._other.close()
 
     def wait_link(self, mac: str, wait_s: float = 0.0) -> LinkView:
         if mac in self.broken:
@@ -186,6 +200,7 @@ class Bench:
         self.kill()
         self.agent.stop()
         self.imds.close()
+        self.host.close()
 
     # --- what is there ----------------------------------------------------------------------------------------
 
