@@ -23,6 +23,7 @@ need() { # need TEST PACKAGE: TEST is a command name, or a path (a glob is allow
 need gcc gcc
 need make make
 need "/usr/lib/*/libc.a" libc6-dev
+need musl-gcc musl-tools
 need ip iproute2
 need nft nftables
 need unshare util-linux

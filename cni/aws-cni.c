@@ -185,7 +185,7 @@ static int take_netns(struct call *call, bool *own_netns)
 		return fail(call, CNI_BAD_NETNS, "check the runtime's CNI variables",
 			    "CNI_NETNS %.256s is the plugin's own network namespace", path);
 	return fail(call, CNI_BAD_NETNS, "check the runtime's CNI variables", "CNI_NETNS %.256s %s: %s (%s)",
-		    path, step, strerror(errno), strerrorname_np(errno));
+		    path, step, strerror(errno), errno_name(errno));
 }
 
 /* A DEL that the agent has not carried out. Always a success. */

@@ -49,6 +49,30 @@ struct call {
 
 enum call_env { ENV_CONTAINER, ENV_NETNS, ENV_IFNAME, ENV_ARGS, ENV_PATH };
 
+/* What people search for; of the errors that opening and entering a namespace can meet. */
+static inline const char *errno_name(int error)
+{
+	switch (error) {
+#define NAME(which)                                                                                          \
+	case which:                                                                                          \
+		return #which
+		NAME(EACCES);
+		NAME(EINVAL);
+		NAME(ELOOP);
+		NAME(EMFILE);
+		NAME(ENAMETOOLONG);
+		NAME(ENFILE);
+		NAME(ENOENT);
+		NAME(ENOMEM);
+		NAME(ENOTDIR);
+		NAME(EPERM);
+		NAME(EPROTONOSUPPORT);
+#undef NAME
+	default:
+		return "errno not in the list of this program";
+	}
+}
+
 static inline int64_t clock_ms(void)
 {
 	struct timespec now;

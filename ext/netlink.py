@@ -23,6 +23,7 @@ from typing import Any, Final, Literal, NamedTuple, Self, cast
 from ext import _netlink
 from ext.netlink_errors import DumpInterrupted, KernelError, NameTaken, NetlinkError, WrongSocket
 from ext.netlink_ops import (
+    KERNEL,
     Op,
     Slot,
     address_add,
@@ -44,6 +45,7 @@ from ext.netlink_template import Template, batches, compile_ops
 
 __all__ = [
     "ADDRESSES",
+    "KERNEL",
     "LINKS",
     "NEIGHBOURS",
     "PHASES",
@@ -77,6 +79,7 @@ __all__ = [
     "neighbour_set",
     "pod_add",
     "pod_del",
+    "pod_drop",
     "pod_shape",
     "route_add",
     "route_del",
@@ -329,6 +332,12 @@ def pod_del(host: Socket, shape: PodShape, slots: bytearray, deadline_ns: int = 
     Returns the index of the link, for the reaper, or 0 if there is none. Raises KernelError after having tried all.
     """
     return _netlink.pod_del(host, shape, slots, deadline_ns)
+
+
+def pod_drop(host: Socket, shape: PodShape, address: bytes, index: int, deadline_ns: int = 0) -> None:
+    """What pod_del does, in one batch, for a pod whose link is known by its index and whose rules are all ours, so that
+    there is one of each at most. What is missing is fine. Raises KernelError after having tried all."""
+    host.run(shape.drop, shape.drop_slots(address, index), deadline_ns)
 
 
 def set_group_and_delete(host: Socket, indexes: Sequence[int], group: int = DEFAULT_GROUP, deadline_ns: int = 0) -> int:

@@ -10,6 +10,7 @@ Deleting ops tolerate that the thing is missing, rule_add that it exists; `toler
 from __future__ import annotations
 
 import errno
+import re
 import socket
 import struct
 from collections.abc import Iterable
@@ -84,10 +85,13 @@ def _sized(slot: Slot, size: int, what: str) -> Slot:
     return slot
 
 
+_link_name: Final = re.compile(rb"[^/:\x00-\x20]{1,15}").fullmatch
+
+
 def name_bytes(name: str) -> bytes:
     """A link name padded to 16 bytes. Raises ValueError for what the kernel would not take (dev_valid_name)."""
     raw = name.encode()
-    if not 0 < len(raw) < NAME_SIZE or name in (".", "..") or any(c in b"/:" or c <= 32 for c in raw):
+    if _link_name(raw) is None or name in (".", ".."):
         raise ValueError(f"link name {name!r} is not 1 to 15 bytes without '/', ':' and white space")
     return raw.ljust(NAME_SIZE, b"\0")
 

@@ -7,6 +7,7 @@ boot), on the host they carry protocol kernel.
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 from typing import Final
@@ -43,6 +44,7 @@ GATEWAY_V6: Final = "fe80::1"
 BOOT: Final = 3  # RTPROT_BOOT
 LOCAL, RTN_LOCAL, HOST = 255, 2, 254  # table, type and scope of routes to own addresses
 MTU_MIN, MTU_MAX = 576, 65535
+MAX_INDEX: Final = 0x7FFFFFFF
 
 # host_index, pod_index, table, mtu, netns, host_name, pod_name, host_mac, pod_mac, address
 SLOTS_V4: Final = struct.Struct("=IIIIi16s16s6s6s4s")
@@ -55,6 +57,7 @@ class PodShape(_netlink.Shape):
 
     ipv6: bool
     secondary: bool
+    drop: _netlink.Template
 
     def __init__(self, *, ipv6: bool, secondary: bool, sysctls: bool) -> None:
         host_index, pod_index, table, mtu, netns = map(Slot, ("host_index", "pod_index", "table", "mtu", "netns"))
@@ -96,12 +99,20 @@ class PodShape(_netlink.Shape):
             rule_del(RULE_TO_POD, MAIN, dst=address),
             route_del(address),
         ]
+        # Table 0 matches any, so a rule of before an ENI's number changed goes too.
+        drop = [
+            rule_del(RULE_FROM_POD, 0, src=address),
+            rule_del(RULE_TO_POD, MAIN, dst=address),
+            route_del(address),
+            link_set(host_index, up=False, tolerate=(errno.ENODEV,)),
+        ]
         veth = veth_add(host_name, pod_name, netns, mtu=mtu, mac=host_mac, peer_mac=pod_mac)
         link, host_batch, pod_batch, undo_batch, remove_batch = (
             compile_ops(plan, layout) for plan in ([veth], host, pod, undo, remove)
         )
         super().__init__(link, host_batch, pod_batch, undo_batch, remove_batch, sysctls)
         self.ipv6, self.secondary = ipv6, secondary
+        self.drop = compile_ops(drop, layout)
 
     def slots(
         self,
@@ -133,6 +144,13 @@ class PodShape(_netlink.Shape):
             return bytearray(layout.pack(host_index, 0, table, mtu, netns, *names, host_mac, pod_mac, address))
         except struct.error as error:
             raise ValueError(f"host_index {host_index}, table {table} or netns {netns} is out of range") from error
+
+    def drop_slots(self, address: bytes, host_index: int) -> bytes:
+        """The buffer for pod_drop. Raises ValueError for an address of the other family or an index out of range."""
+        layout = SLOTS_V6 if self.ipv6 else SLOTS_V4
+        if len(address) != (16 if self.ipv6 else 4) or not 0 < host_index <= MAX_INDEX:
+            raise ValueError(f"address {address.hex()!r} or host_index {host_index} is none of {self._family()}")
+        return layout.pack(host_index, 0, 0, 0, -1, b"", b"", ANY_MAC, ANY_MAC, address)
 
     def _family(self) -> str:
         return socket.AddressFamily(socket.AF_INET6 if self.ipv6 else socket.AF_INET).name

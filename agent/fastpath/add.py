@@ -45,7 +45,7 @@ class Adder:
         node = self._node
         if len(call.fds) != 2:
             raise DescriptorsRefused("ADD came without the descriptors of the pod's network namespace")
-        self._check_descriptors(call)
+        self._take_descriptors(call)
         self._spool.check()
         if call.hung_up():
             # Its DEL may be through already: what is made now would stay.
@@ -100,7 +100,7 @@ class Adder:
         """A request that was answered, or begun, before: the same address, the veth made anew only if it must be."""
         node = self._node
         node.count("add_repeated")
-        pod = _pod_socket(call)
+        pod = _pod(call)
         try:
             whole = node.kernel.whole(owner, pod, request.ifname)
             if not whole and owner.host_index:
@@ -110,8 +110,6 @@ class Adder:
                 node.book.set_index(owner, 0)
         except netlink.NetlinkError as error:
             raise refusal(error).error from error
-        finally:
-            pod.close()
         if whole:
             node.is_up(owner, owner.host_index)
             call.reply(0, self._result(request, owner))
@@ -176,23 +174,20 @@ class Adder:
         """Raises NetlinkError when nothing helps."""
         node = self._node
         owner.host_mac = names.derived_mac(owner.meta.container_id, owner.meta.ifname, "host")
-        pod = _pod_socket(call)
-        try:
-            for left in range(NAME_TRIES, -1, -1):
-                try:
-                    mtu = request.mtu or node.settings.pod_mtu
-                    return node.kernel.wire(owner, pod, call.fds[0], request.ifname, mtu)
-                except netlink.NameTaken as taken:
-                    if not left:
-                        raise
-                    self._make_room(taken, owner, request)
-                except netlink.KernelError as error:
-                    # The name inside the pod may be held by the other end of a link that is going away.
-                    if error.errno != errno.EEXIST or error.phase != "link" or not left or not len(node.reaper):
-                        raise
-                    node.reaper.flush(FLUSH_S)
-        finally:
-            pod.close()
+        pod = _pod(call)
+        for left in range(NAME_TRIES, -1, -1):
+            try:
+                mtu = request.mtu or node.settings.pod_mtu
+                return node.kernel.wire(owner, pod, call.fds[0], request.ifname, mtu)
+            except netlink.NameTaken as taken:
+                if not left:
+                    raise
+                self._make_room(taken, owner, request)
+            except netlink.KernelError as error:
+                # The name inside the pod may be held by the other end of a link that is going away.
+                if error.errno != errno.EEXIST or error.phase != "link" or not left or not len(node.reaper):
+                    raise
+                node.reaper.flush(FLUSH_S)
         raise AssertionError("not reached")
 
     def _make_room(self, taken: netlink.NameTaken, owner: Owner, request: Request) -> None:
@@ -227,9 +222,12 @@ class Adder:
             # Told already; at a restart the MAC and the route still say whose it is.
             pass
 
-    def _check_descriptors(self, call: Call) -> None:
-        """Raises DescriptorsRefused, or KernelRefused if they are of the host's own namespace."""
-        netns = call.fds[0]
+    def _take_descriptors(self, call: Call) -> None:
+        """The second becomes the call's netlink socket in the pod.
+
+        Raises DescriptorsRefused, or KernelRefused if they are of the host's own namespace.
+        """
+        netns, route = call.fds
         try:
             kind = fcntl.ioctl(netns, NS_GET_NSTYPE)
         except OSError as error:
@@ -238,7 +236,11 @@ class Adder:
             raise DescriptorsRefused(f"the first descriptor is a namespace of type {kind:#x}, no network namespace")
         if os.fstat(netns).st_ino == self._own_namespace:
             raise KernelRefused("the pod's network namespace is the host's own; nothing is done to it")
-        _pod_socket(call).close()
+        try:
+            call.pod = netlink.Socket(route)
+        except netlink.NetlinkError as error:
+            raise DescriptorsRefused(f"the second descriptor is no NETLINK_ROUTE socket: {error}") from error
+        del call.fds[1]
 
     def _result(self, request: Request, owner: Owner) -> bytes:
         meta = owner.meta
@@ -259,14 +261,6 @@ def _failed(error: EnidError, cool: bool) -> Gone:
     return Gone("failed", 0, error.text, error.code, error.details(), cool)
 
 
-def _pod_socket(call: Call) -> netlink.Socket:
-    """The passed socket as one of ours. Raises DescriptorsRefused; the call's own descriptor stays the call's."""
-    try:
-        copy = os.dup(call.fds[1])
-    except OSError as error:
-        raise DescriptorsRefused(f"the descriptor of the pod's netlink socket is bad: {error}") from error
-    try:
-        return netlink.Socket(copy)
-    except netlink.NetlinkError as error:
-        os.close(copy)
-        raise DescriptorsRefused(f"the second descriptor is no NETLINK_ROUTE socket: {error}") from error
+def _pod(call: Call) -> netlink.Socket:
+    assert isinstance(call.pod, netlink.Socket)
+    return call.pod

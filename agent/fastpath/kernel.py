@@ -19,7 +19,7 @@ from core.wiring import HostState, host_states, secondary, tied
 from ext import netlink
 
 TOOK_SIZE: Final = netlink.TOOK.size
-TRIES: Final = 4
+POD_RULES: Final = (RULE_TO_POD, RULE_FROM_POD)
 
 
 class Facts(NamedTuple):
@@ -52,6 +52,8 @@ class Kernel:
             for from_rule in (False, True)
         }
         self.took = bytearray(TOOK_SIZE)
+        # The existing system's rules differ in protocol, so an address may have one of theirs beside ours.
+        self.foreign_rules = True
 
     def shape(self, address: bytes, table: int) -> netlink.PodShape:
         """The shape for a pod with this address and route table."""
@@ -85,6 +87,9 @@ class Kernel:
             self.clear_address(owner.address)
             return 0
         shape = self.shape(owner.address, owner.meta.table)
+        if not self.foreign_rules:
+            netlink.pod_drop(self.host, shape, owner.address, owner.host_index)
+            return owner.host_index
         slots = shape.slots(
             address=owner.address,
             host_name=owner.meta.host_veth or "none",
@@ -152,6 +157,7 @@ class Kernel:
         """Dump routes of main and rules, per pod address."""
         routes = self.host.routes(table=TABLE_MAIN)
         rules = [*self.host.rules(socket.AF_INET), *self.host.rules(socket.AF_INET6)]
+        self.foreign_rules = any(r.priority in POD_RULES and r.protocol != netlink.KERNEL for r in rules)
         return host_states(routes, rules)
 
     def whole(self, owner: Owner, pod: netlink.Socket, ifname: str) -> bool:

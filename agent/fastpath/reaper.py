@@ -1,7 +1,9 @@
 """Deletes the links of gone pods, many at once: the hot process's one native thread.
 
 The kernel makes every RTM_DELLINK wait for RCU, 15 to 24 ms, and two hundred of them together 100 ms; so DEL only
-sets a link down, and this thread deletes what has gathered, at most 50 ms later, without the interpreter lock.
+sets a link down, and this thread deletes what has gathered, without the interpreter lock. The kernel holds its lock
+for those 15 ms and more, and an ADD or DEL that comes meanwhile waits for all of them. So links gather while calls keep
+coming, and are deleted 50 ms after the last one; half a second after the first at the latest.
 """
 
 from __future__ import annotations
@@ -10,11 +12,23 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
+from agent.fastpath.loop import now_ns
 from ext import netlink
 
 GATHER_S: Final = 0.05
+LONGEST_S: Final = 0.5
 # The kernel's lock is held for the whole group: a bound on how long an ADD may wait behind it.
 MOST: Final = 256
+
+
+def gather_s(now_ns: int, began_ns: int, called_ns: int, waiting: int) -> float:
+    """How long to wait for more links, in seconds; 0: delete what is there.
+
+    `began_ns`: when the first came; `called_ns`: the last ADD or DEL.
+    """
+    left_s = LONGEST_S - (now_ns - began_ns) / 1e9
+    noisy_s = GATHER_S - (now_ns - called_ns) / 1e9
+    return max(0.0, min(left_s, noisy_s)) if waiting < MOST else 0.0
 
 
 class Reaper(threading.Thread):
@@ -30,6 +44,7 @@ class Reaper(threading.Thread):
         self._pending: set[int] = set()
         self._hurry = False
         self._stopping = False
+        self._called_ns = 0
         self._stop_gathering = threading.Event()
 
     def __contains__(self, index: int) -> bool:
@@ -38,6 +53,10 @@ class Reaper(threading.Thread):
     def __len__(self) -> int:
         """Links that are not gone yet."""
         return len(self._pending)
+
+    def called(self) -> None:
+        """An ADD or DEL is being served, and the next one may follow at once."""
+        self._called_ns = now_ns()
 
     def put(self, index: int) -> None:
         """Delete this link soon."""
@@ -66,6 +85,12 @@ class Reaper(threading.Thread):
         if not self.is_alive():
             self.socket.close()
 
+    def _gather(self) -> None:
+        began_ns = now_ns()
+        while (wait_s := gather_s(now_ns(), began_ns, self._called_ns, len(self._waiting))) > 0:
+            if self._stop_gathering.wait(wait_s):
+                return
+
     def run(self) -> None:
         """The thread."""
         while True:
@@ -75,7 +100,7 @@ class Reaper(threading.Thread):
                     return
                 hurried = self._hurry or self._stopping
             if not hurried:
-                self._stop_gathering.wait(GATHER_S)
+                self._gather()
             with self._lock:
                 batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
                 if not self._waiting:

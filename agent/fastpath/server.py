@@ -12,7 +12,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from agent.fastpath.log import Log
 from agent.fastpath.loop import READ, WRITE, Loop, Timer, now_ns
@@ -28,16 +28,23 @@ _CREDENTIALS: Final = struct.Struct("iII")
 _ANCILLARY: Final = socket.CMSG_SPACE(8 * 4)
 
 
-class Call:
-    """One connection of a shim: a request, later its reply."""
+class Closable(Protocol):
+    """What a call may keep beside its descriptors until it is over."""
 
-    __slots__ = ("_connection", "_decoder", "_server", "arrived_ns", "fds", "gone", "request", "waiting")
+    def close(self) -> None: ...
+
+
+class Call:
+    """One connection of a shim: a request, later its reply. `pod` is what was made of a descriptor of `fds`."""
+
+    __slots__ = ("_connection", "_decoder", "_server", "arrived_ns", "fds", "gone", "pod", "request", "waiting")
 
     def __init__(self, server: Server, connection: socket.socket) -> None:
         self._server = server
         self._connection = connection
         self._decoder = wire.Decoder()
         self.fds: list[int] = []
+        self.pod: Closable | None = None
         self.arrived_ns = now_ns()
         self.request: wire.Request | None = None
         self.waiting: Callable[[], None] | None = None
@@ -115,6 +122,9 @@ class Call:
 
     def close_descriptors(self) -> None:
         """Close the pod's descriptors; twice is fine."""
+        if self.pod is not None:
+            self.pod.close()
+            self.pod = None
         for fd in self.fds:
             try:
                 os.close(fd)

@@ -42,6 +42,8 @@ class Verbs:
         frame = call.request
         assert frame is not None
         kind = frame.kind
+        if kind is wire.Kind.ADD or kind is wire.Kind.DEL:
+            self._node.reaper.called()
         try:
             request = decode(frame)
             if kind is wire.Kind.ADD:

@@ -6,7 +6,7 @@ import os
 import sys
 
 from ext import netlink
-from tests.kernel.box import Pod, slots_for
+from tests.kernel.box import TEXT, Pod, packed, slots_for
 
 
 def mark() -> None:
@@ -21,15 +21,18 @@ def main(what: str, ipv6: bool, secondary: bool) -> None:
     took = bytearray(netlink.TOOK.size)
     netlink.pod_add(host, warm.socket(), shape, slots_for(shape, warm, 1), took)
     sock, slots = pod.socket(), slots_for(shape, pod)
-    if what == "del":
+    index = 0
+    if what != "add":
         netlink.pod_del(host, shape, slots_for(shape, warm, 1))
-        netlink.pod_add(host, sock, shape, slots, took)
+        index = netlink.pod_add(host, sock, shape, slots, took)
     before = host.counters
     mark()
     if what == "add":
         netlink.pod_add(host, sock, shape, slots, took)
-    else:
+    elif what == "del":
         netlink.pod_del(host, shape, slots)
+    else:
+        netlink.pod_drop(host, shape, packed(TEXT[ipv6]), index)
     mark()
     if what == "add":
         calls, messages = netlink.TOOK.unpack(took)[5:]

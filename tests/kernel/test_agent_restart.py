@@ -65,8 +65,8 @@ ADD_POINTS = [
     ("agent.fastpath.server:Call.reply", "after"),
 ]
 DEL_POINTS = [
-    ("ext.netlink:pod_del", "before"),
-    ("ext.netlink:pod_del", "after"),
+    ("ext.netlink:pod_drop", "before"),
+    ("ext.netlink:pod_drop", "after"),
     ("agent.fastpath.node:Node._record_end", "before"),
     ("agent.fastpath.node:Node._record_end", "after"),
     ("os:rename", "before"),
@@ -256,6 +256,22 @@ def test_what_is_missing_in_the_kernel_is_put_back(box: AgentBox) -> None:
     assert box.state() != before
     box.start()
     assert box.state() == before
+
+
+@pytest.mark.parametrize("table", ["2", "77"])
+def test_a_delete_takes_the_existing_systems_rules_too(box: AgentBox, table: str) -> None:
+    """They carry another protocol, so an address may have theirs beside ours; an agent that starts with any looks."""
+    pod, other = box.pod("web-0"), box.pod("web-1")
+    pod.add()
+    box.kill()
+    box.ip("rule", "add", "to", pod.address, "lookup", "main", "priority", "512", "protocol", "boot")
+    box.ip("rule", "add", "from", pod.address, "lookup", table, "priority", "1536", "protocol", "boot")
+    box.start()
+    pod.delete()
+    until(lambda: box.state() == NOTHING, "nothing is left")
+    other.add()
+    other.delete()
+    until(lambda: box.state() == NOTHING, "nothing is left")
 
 
 def by_hand(box: AgentBox, pod: Pod, address: str, table: int = 0) -> None:

@@ -19,6 +19,7 @@ from tests.kernel.box import (
     in_namespace,
     inside,
     ip,
+    packed,
     slots_for,
     state,
     udp,
@@ -252,6 +253,29 @@ def test_a_del_leaves_nothing_once_or_twice(ipv6: bool, secondary: bool) -> None
     assert state() == before
     assert netlink.pod_del(host, shape, slots_for(shape, pod)) == 0
     assert state() == before
+
+
+@BOTH
+@pytest.mark.parametrize("secondary", [False, True], ids=["main", "table"])
+@in_namespace
+def test_a_drop_leaves_what_a_del_leaves(ipv6: bool, secondary: bool) -> None:
+    """One batch, once or twice, with the link there or gone."""
+    host, pod, shape = netlink.Socket.open(), Pod(), netlink.pod_shape(ipv6=ipv6, secondary=secondary)
+    address, before = packed(TEXT[ipv6]), state()
+    index = netlink.pod_add(host, pod.socket(), shape, slots_for(shape, pod))
+    for _ in range(2):
+        netlink.pod_drop(host, shape, address, index)
+        after = state()
+        assert [line.split()[0] for line in after.pop("links")] == [f"{NAME}@if2:", "lo:"]
+        assert after == {k: v for k, v in before.items() if k != "links"}
+    link = host.link(index=index)
+    assert link is not None
+    assert not link.up
+    assert netlink.set_group_and_delete(host, [index]) == 1
+    netlink.pod_drop(host, shape, address, index)
+    assert state() == before
+    with pytest.raises(ValueError, match="host_index 0"):
+        netlink.pod_drop(host, shape, address, 0)
 
 
 @BOTH

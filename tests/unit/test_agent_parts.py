@@ -14,11 +14,24 @@ from agent.fastpath import log as logs
 from agent.fastpath.checkpoint import CheckpointWriter
 from agent.fastpath.log import Log
 from agent.fastpath.loop import READ, Loop, now_ns
+from agent.fastpath.reaper import GATHER_S, LONGEST_S, MOST, gather_s
 from core.records import read_checkpoint
 
 
 def broken(error: BaseException) -> None:
     raise error
+
+
+def test_links_gather_while_calls_keep_coming() -> None:
+    """The kernel's lock is not taken for 15 ms in the middle of a burst; nor is it put off for ever."""
+    ms = 1_000_000
+    assert gather_s(100 * ms, 100 * ms, 100 * ms, 1) == pytest.approx(GATHER_S)
+    assert gather_s(180 * ms, 100 * ms, 160 * ms, 1) == pytest.approx(GATHER_S - 0.020)
+    assert gather_s(150 * ms, 100 * ms, 100 * ms, 1) == 0
+    # A call came a moment ago, but the first link has waited long enough.
+    assert gather_s(590 * ms, 100 * ms, 589 * ms, 1) == pytest.approx(LONGEST_S - 0.490)
+    assert gather_s(600 * ms, 100 * ms, 599 * ms, 1) == 0
+    assert gather_s(101 * ms, 100 * ms, 101 * ms, MOST) == 0
 
 
 def test_timers_come_in_order_once_and_not_when_cancelled() -> None:
