@@ -2,8 +2,9 @@
 
 That is why agent and manager are two processes. The load is what a manager does at its worst: its EC2 client describes
 1,000 ENIs, again and again without a pause, and parses every answer. EC2 is the sandbox's endpoint, but with each
-answer made once and then repeated from memory, since a real EC2 does not run on the node's processors. The no-op and
-the floor are measured under the same load: what the load takes from every process is not the agent's doing.
+answer made once and then repeated from memory by a process that gives way to all others, since a real EC2 does not run
+on the node's processors. The client has the priority that the supervisor gives the manager. The no-op and the floor are
+measured under the same load: what the load takes from every process is not the agent's doing.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class WallClock:
 
 def serve(enis: int) -> None:
     """An EC2 endpoint with `enis` ENIs, on a port of the loopback that is printed; until killed."""
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     truth = Truth(WallClock(), random.Random(1), region=REGION)
     vpc = truth.create_vpc(["10.0.0.0/16"])
     subnet = truth.create_subnet(vpc.vpc_id, "10.0.0.0/17", f"{REGION}a")
@@ -76,6 +78,9 @@ class Tireless(SystemClock):
 
 def describe(port: int, count: int) -> None:
     """Describe `count` ENIs with the manager's own client, without a pause until killed; a line per description."""
+    # As agent/children.h does.
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    os.nice(10)
     client = Ec2(REGION, endpoint=f"http://127.0.0.1:{port}", clock=Tireless())
     while True:
         seen = len(client.free_enis(TAGS, Priority.WAITING))

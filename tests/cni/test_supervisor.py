@@ -318,6 +318,16 @@ def test_orphans_are_reaped(tree: Tree) -> None:
     assert tree.messages("warn") == []
 
 
+def test_the_manager_gives_way_to_the_agent(tree: Tree) -> None:
+    """Policy and niceness as the kernel tells them; the agent has those of the supervisor."""
+    process = tree.start()
+    agent, manager = (tree.life(module)["pid"] for module in (AGENT, MANAGER))
+    assert os.sched_getscheduler(manager) == os.SCHED_BATCH
+    assert os.getpriority(os.PRIO_PROCESS, manager) == os.getpriority(os.PRIO_PROCESS, process.pid) + 10
+    assert os.sched_getscheduler(agent) == os.sched_getscheduler(process.pid)
+    assert os.getpriority(os.PRIO_PROCESS, agent) == os.getpriority(os.PRIO_PROCESS, process.pid)
+
+
 # --- signals ------------------------------------------------------------------------------------------
 
 
