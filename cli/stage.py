@@ -105,6 +105,16 @@ class Stage:
         """Supervisor, agent and manager of the node, as far as they live."""
         return [p for p in self.world.processes(node) if p.rc is None and OURS.search(" ".join(p.argv))]
 
+    def descriptors(self, node: str) -> dict[str, int]:
+        """Open descriptors of each daemon of the node, by the name of its program; from the kernel."""
+        found = {}
+        for process in self.daemons(node):
+            match = OURS.search(" ".join(process.argv))
+            assert match is not None
+            listed = self.world.node_exec(node, ["ls", f"/proc/{process.pid}/fd"])
+            found[match.group()] = len(listed.text.split())
+        return found
+
     def kill_daemons(self, node: str) -> int:
         """SIGKILL to every daemon of the node; how many there were."""
         found = self.daemons(node)

@@ -37,6 +37,7 @@ DENIED: Final = frozenset(
 ENI_GONE: Final = frozenset(("InvalidNetworkInterfaceID.NotFound",))
 ADDRESS_LIMIT: Final = "PrivateIpAddressLimitExceeded"
 ATTACHMENT_LIMIT: Final = "AttachmentLimitExceeded"
+IDLE_S: Final = 10.0
 TRIES: Final = 5
 PAGE: Final = 1000
 
@@ -69,6 +70,8 @@ class Ec2:
         self._budget = Budget(self._clock)
         self._lock = threading.Lock()
         self._counts: dict[str, dict[str, int]] = {}
+        self._in_flight = 0
+        self._used_at = self._clock.now()
         session = botocore.session.Session()
         session.register_component("data_loader", CutLoader())
         config = botocore.config.Config(
@@ -205,6 +208,16 @@ class Ec2:
         """Set tags of an ENI."""
         self._call("CreateTags", priority, Resources=[eni_id], Tags=answers.tag_list(tags))
 
+    def close_idle(self) -> None:
+        """Give back connections that nobody has used for IDLE_S.
+
+        The server closes them too, sooner or later, and a call that meets such a one has an unknown outcome.
+        """
+        with self._lock:
+            if self._in_flight == 0 and self._clock.now() - self._used_at >= IDLE_S:
+                self._client.close()
+                self._used_at = float("inf")
+
     # --- figures ------------------------------------------------------------------------------------------
 
     def counts(self) -> dict[str, dict[str, int]]:
@@ -260,6 +273,9 @@ class Ec2:
 
     def _once(self, action: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         method: Callable[..., Any] = self._client._make_api_call
+        self.close_idle()
+        with self._lock:
+            self._in_flight += 1
         try:
             answer = method(action, dict(parameters))
         except botocore.exceptions.ClientError as error:
@@ -281,6 +297,10 @@ class Ec2:
                 cause=f"{type(error).__name__}: {error}",
                 retry_after=1.0,
             ) from error
+        finally:
+            with self._lock:
+                self._in_flight -= 1
+                self._used_at = self._clock.now()
         if not isinstance(answer, dict):
             raise answers.nonsense(action, repr(answer)[:80])
         return answer

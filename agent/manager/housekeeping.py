@@ -110,6 +110,7 @@ class Housekeeping:
     def tick(self) -> None:
         """Start what is due."""
         now = self._tools.clock.now()
+        self._tools.ec2.close_idle()
         for duty in self._duties.values():
             if not duty.running and now >= duty.next_at:
                 duty.running = True

@@ -16,6 +16,8 @@ def test_pods_on_primary_and_secondary_enis_talk_and_leave_no_trace(make_stage: 
     stage = make_stage(Scenario.simple(2), {"IP_COOLDOWN_PERIOD": "1"})
     names = [node.name for node in stage.world.nodes()]
     before = {name: stage.host_state(name) for name in names}
+    open_before = {name: stage.descriptors(name) for name in names}
+    assert all(len(daemons) == 3 for daemons in open_before.values())
     ledger = {eni.eni_id: eni.node for eni in stage.world.ledger()}
     places = [Place(names[i % 2], "web", f"p{i}") for i in range(40)]
 
@@ -35,6 +37,9 @@ def test_pods_on_primary_and_secondary_enis_talk_and_leave_no_trace(make_stage: 
     for name in names:
         wait_for(
             f"{name}: host state as before the first pod", lambda name=name: stage.host_state(name) == before[name], 120
+        )
+        wait_for(
+            f"{name}: open descriptors as before", lambda name=name: stage.descriptors(name) == open_before[name], 60
         )
     wait_for("ENIs as before", lambda: {eni.eni_id: eni.node for eni in stage.world.ledger()} == ledger, 60)
     assert stage.spoofed() == 0

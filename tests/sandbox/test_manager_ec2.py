@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from agent.manager.enis import Created, EniSteps, Owner, SubnetsFull
 from agent.manager.housekeeping import sweep
 from clients.budget import Priority
-from clients.ec2 import TAG_CREATED, Ec2, outcome_unknown
+from clients.ec2 import IDLE_S, TAG_CREATED, Ec2, outcome_unknown
 from clients.ec2_answers import NewEni
 from core.errors import Ec2Error
 from sandbox.faults import Fault
@@ -63,6 +64,31 @@ def held(a: Account, eni_id: str) -> set[str]:
 
 
 # --- questions ----------------------------------------------------------------------------------------------
+
+
+def connections(a: Account) -> int:
+    """Established connections to the endpoint, from the kernel (proc(5), /proc/net/tcp)."""
+    port = f":{int(a.url.rpartition(':')[2]):04X}"
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    return sum(line.split()[2].endswith(port) and line.split()[3] == "01" for line in lines)
+
+
+def test_connections_that_nobody_uses_are_given_back(a: Account, ec2: Ec2, clock: HandClock) -> None:
+    """A server closes an idle connection as it likes, and the next call on it would have an unknown outcome."""
+    others = connections(a)
+    ec2.instance_enis(a.node.instance_id)
+    assert connections(a) == others + 1
+    clock.sleep(IDLE_S / 2)
+    ec2.close_idle()
+    assert connections(a) == others + 1
+    clock.sleep(IDLE_S / 2)
+    ec2.close_idle()
+    assert connections(a) == others
+    assert ec2.instance_enis(a.node.instance_id)
+    clock.sleep(IDLE_S)
+    # The next call does not use what is stale, even if nobody has looked meanwhile.
+    assert ec2.instance_enis(a.node.instance_id)
+    assert connections(a) == others + 1
 
 
 def test_enis_of_the_instance(a: Account, ec2: Ec2) -> None:
