@@ -2,12 +2,14 @@
  *
  * The lock is a file of its own and is never renamed or removed, so two supervisors always meet at the same
  * one. A socket that nobody listens on is removed only under the lock: without it, it could be one that is
- * just being made. The existing system knows nothing of the lock; it is found by its answer on `ipamd.sock`.
+ * just being made. The existing system knows nothing of the lock; it is found by its answer on `ipamd.sock`,
+ * releases before 1.23 on a port of the loopback.
  */
 #ifndef ENID_CLAIM_H
 #define ENID_CLAIM_H
 
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -16,6 +18,7 @@
 #include "supervise.h"
 
 #define BACKLOG 4096
+#define OLD_PORT 50051
 /* A tree whose supervisor was killed holds the socket until its last process is gone. */
 #define OTHERS_WAIT_MS 3000
 
@@ -88,45 +91,83 @@ static inline struct sockaddr_un claim_address(const char *folder, const char *n
 	return address;
 }
 
+/* Where somebody may listen, and what that is called. */
+struct place {
+	union {
+		struct sockaddr any;
+		struct sockaddr_un path;
+		struct sockaddr_in port;
+	} at;
+	socklen_t size;
+	char name[128];
+};
+
 /* Whether somebody listens there; `*pid` is who began to, if that is to be seen, and else as it was. */
-static inline bool somebody_answers(const struct sockaddr_un *address, pid_t *pid)
+static inline bool somebody_answers(const struct place *place, pid_t *pid)
 {
+	/* The loopback answers at once, unless a firewall drops. */
+	struct timeval patience = {.tv_usec = 200000};
 	struct ucred peer = {0};
 	socklen_t size = sizeof peer;
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	bool path = place->at.any.sa_family == AF_UNIX;
+	int fd = socket(place->at.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | (path ? SOCK_NONBLOCK : 0), 0);
 	bool answers;
 
+	if (fd < 0 && !path)
+		return false; /* no IPv4 here, so nobody either */
 	if (fd < 0)
 		die(EXIT_KERNEL, "no socket can be made: %s", strerror(errno));
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
 	/* EAGAIN: its queue is full; EPROTOTYPE: it is there, of another type. */
-	answers = !connect(fd, (const struct sockaddr *)address, sizeof *address) || errno == EAGAIN ||
-		  errno == EPROTOTYPE;
+	answers =
+	    !connect(fd, &place->at.any, place->size) || (path && errno == EAGAIN) || errno == EPROTOTYPE;
 	if (answers && !getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) && peer.pid)
 		*pid = peer.pid;
 	close(fd);
 	return answers;
 }
 
-/* Ends this process if anybody serves `name` here. We have no tree yet, so whoever does is outside it. */
-static inline void claim_alone(const char *folder, const char *name)
+/* Ends this process if anybody serves there. We have no tree yet, so whoever does is outside it. */
+static inline void claim_alone(const struct place *place)
 {
 	struct timespec pause = {.tv_nsec = 5 * 1000000};
-	struct sockaddr_un address = claim_address(folder, name);
 	int64_t deadline = clock_ms() + OTHERS_WAIT_MS;
 	char process[32];
 	pid_t pid = 0;
 
-	while (somebody_answers(&address, &pid)) {
+	while (somebody_answers(place, &pid)) {
 		if (clock_ms() >= deadline) {
 			process_name(pid, process, sizeof process);
+			if (!pid)
+				die(EXIT_OTHERS, "another daemon runs: it answers on %s", place->name);
 			die(EXIT_OTHERS, "another daemon runs: process %d (%s) answers on %s", (int)pid,
-			    *process ? process : "unseen", address.sun_path);
+			    *process ? process : "unseen", place->name);
 		}
 		/* Each look is a caller in its queue, so they become rare. */
 		nanosleep(&pause, NULL);
 		if (pause.tv_nsec < 500 * 1000000)
 			pause.tv_nsec *= 2;
 	}
+}
+
+static inline void claim_path_alone(const char *folder, const char *name)
+{
+	struct place place = {.at.path = claim_address(folder, name), .size = sizeof place.at.path};
+
+	snprintf(place.name, sizeof place.name, "%s", place.at.path.sun_path);
+	claim_alone(&place);
+}
+
+/* Where releases of the existing system before 1.23 serve their plugin. */
+static inline void claim_port_alone(uint16_t port)
+{
+	struct place place = {.at.port = {.sin_family = AF_INET,
+					  .sin_port = htons(port),
+					  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)},
+			      .size = sizeof place.at.port};
+
+	snprintf(place.name, sizeof place.name, "127.0.0.1:%u", (unsigned)port);
+	claim_alone(&place);
 }
 
 /* The listening socket, mode 0600. Call it under the lock. */

@@ -155,8 +155,9 @@ int main(int count, char **arguments)
 
 	claim_folder(arguments[1]);
 	claim_lock(arguments[1]);
-	claim_alone(arguments[1], "cni.sock");
-	claim_alone(arguments[1], "ipamd.sock");
+	claim_path_alone(arguments[1], "cni.sock");
+	claim_path_alone(arguments[1], "ipamd.sock");
+	claim_port_alone(OLD_PORT);
 	listener = claim_socket(arguments[1]);
 
 	for (;;) {

@@ -228,6 +228,13 @@ static int ask(struct call *call, struct wire_reply *reply, int *status)
 
 	if (answer == ANSWER_HERE)
 		return 0;
+	if (answer == ANSWER_OTHER_VERSION && call->kind == WIRE_DEL) {
+		/* An agent that reads it will come with the rest of its release. */
+		snprintf(why, sizeof why, "speaks versions %u to %u, not %u", reply->lowest, reply->highest,
+			 WIRE_VERSION);
+		*status = spool(call, why);
+		return -1;
+	}
 	if (answer == ANSWER_OTHER_VERSION) {
 		*status = fail(call, CNI_OTHER_RELEASE, "install shim and agent of one release",
 			       "the agent at %s speaks versions %u to %u, this shim speaks %u", call->socket,

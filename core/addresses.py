@@ -28,3 +28,9 @@ def within(address: bytes, base: bytes, length: int) -> bool:
         return False
     shift = 8 * len(base) - length
     return int.from_bytes(address, "big") >> shift == int.from_bytes(base, "big") >> shift
+
+
+def base_of(address: bytes, length: int) -> bytes:
+    """The base of the block of this length that holds the address."""
+    shift = 8 * len(address) - length
+    return (int.from_bytes(address, "big") >> shift << shift).to_bytes(len(address), "big")

@@ -101,6 +101,14 @@ class NodeFull(EnidError):
     remedy = "place fewer pods on this node, or raise the limit that is named"
 
 
+class MultiNicOff(EnidError):
+    """The pod asks for an interface on each network card, and the node has only card 0 to give."""
+
+    code = "multi-nic-off"
+    cni_code = 112
+    remedy = "take the annotation away, or run nodes with ENABLE_MULTI_NIC"
+
+
 class CallerGone(EnidError):
     """The runtime hung up, or deleted the sandbox, while its ADD was waiting."""
 
@@ -110,7 +118,7 @@ class CallerGone(EnidError):
 
 
 class NotReady(EnidError):
-    """The node has never been initialised, or the manager has been away for minutes."""
+    """The node has never been initialised."""
 
     code = "not-ready"
     cni_code = 50

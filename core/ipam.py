@@ -17,6 +17,9 @@ from core.records import EniRecord, OwnerMeta
 
 QUARANTINED = 2  # the pool's number of this state of a block
 
+# A block is one address, a /28, or a /80.
+LENGTHS = {4: (32, 28), 16: (128, 80)}
+
 # States of an owner.
 WIRING = "wiring"  # has an address; the kernel part is not done, or not known to be
 UP = "up"
@@ -46,6 +49,7 @@ class AddressPool(Protocol):
     def assign(self, owner: bytes, cards: int, now_ns: int) -> Iterable[Any]: ...
     def undo(self, owner: bytes) -> Iterable[Any]: ...
     def adopt(self, owner: bytes, address: bytes) -> Any: ...
+    def empty_blocks(self, eni: int) -> Iterable[int]: ...
     def release(self, owner: bytes, now_ns: int) -> Iterable[Any]: ...
     def cool(self, address: bytes, until_ns: int) -> None: ...
     def quarantine_address(self, address: bytes) -> None: ...
@@ -71,6 +75,9 @@ class Owner:
     expires_ns: int = 0
     entry: bytes = b""
     block: int = -1
+
+
+NO_LINK = -1  # stands for what is not a link's end, so that `hold` lasts until `unhold`
 
 
 @dataclass(slots=True)
@@ -115,6 +122,7 @@ class Book:
         self.held: dict[bytes, Held] = {}
         # address -> its owner, or None (held), or the end of its rest
         self.unplaced: dict[bytes, Owner | int | None] = {}
+        self._moved: list[Owner] = []
 
     # --- ENIs and blocks --------------------------------------------------------------------------------
 
@@ -129,9 +137,18 @@ class Book:
             self.enis[record.eni_id] = self.by_number[number] = entry
         elif entry.blocks and record.card != entry.record.card:
             raise ValueError(f"{record.eni_id} has blocks on card {entry.record.card}; it cannot move to {record.card}")
-        entry.record = record
+        if entry.record != record:
+            entry.record = record
+            for owner in self.owners.values():
+                if owner.meta.eni_id == record.eni_id:
+                    self._follow(owner, record)
         entry.confirmed = entry.confirmed or confirmed
         return entry
+
+    def take_moved(self) -> list[Owner]:
+        """Owners with a veth whose ENI or table has changed, or has become known, since the last call."""
+        moved, self._moved = self._moved, []
+        return moved
 
     def drop_eni(self, eni_id: str) -> bool:
         """Forget an ENI; False if it has blocks. Unknown ones are fine."""
@@ -164,6 +181,8 @@ class Book:
         except BaseException:
             # An address that could not be given its owner must not look free.
             self.pool.set_state(handle, QUARANTINED)
+            if handle in self.pool.empty_blocks(entry.number):
+                self.drop_block(base, length)
             raise
         return handle
 
@@ -182,14 +201,21 @@ class Book:
             self.pool.cool(address, what)
 
     def _leased(self, owner: Owner, lease: Any) -> None:
-        record = self.by_number[lease.eni].record
         owner.block = lease.block
-        meta = owner.meta
-        if meta.eni_id != record.eni_id:
-            meta.eni_id, meta.card, meta.device, meta.table = record.eni_id, record.card, record.device, record.table
+        self._follow(owner, self.by_number[lease.eni].record)
 
-    def _known(self, address: bytes) -> bool:
-        return any(addresses.within(address, base, length) for e in self.enis.values() for base, length in e.blocks)
+    def _follow(self, owner: Owner, record: EniRecord) -> None:
+        meta = owner.meta
+        place = (record.eni_id, record.card, record.device, record.table)
+        if (meta.eni_id, meta.card, meta.device, meta.table) != place:
+            meta.eni_id, meta.card, meta.device, meta.table = place
+            if owner.host_index and owner not in self._moved:
+                self._moved.append(owner)
+
+    def placed(self, address: bytes) -> bool:
+        """Whether a block that is here holds this address. O(ENIs)."""
+        names = [(addresses.base_of(address, length), length) for length in LENGTHS[len(address)]]
+        return any(name in entry.blocks for entry in self.enis.values() for name in names)
 
     # --- owners -------------------------------------------------------------------------------------------
 
@@ -213,7 +239,7 @@ class Book:
         """
         if heir_of:
             self.heirs.setdefault(owner.address, []).append(owner)
-        elif self._known(owner.address):
+        elif self.placed(owner.address):
             self._leased(owner, self.pool.adopt(owner.key, owner.address))
         else:
             self.unplaced[owner.address] = owner
@@ -240,15 +266,18 @@ class Book:
 
     def rest(self, address: bytes, until_ns: int, now_ns: int) -> None:
         """Let an address that nobody has cool down until then (start)."""
-        if self._known(address):
+        if self.placed(address):
             self._place(address, until_ns, now_ns)
         else:
             self.unplaced[address] = until_ns
 
     def hold(self, address: bytes, links: Iterable[int]) -> None:
-        """Keep an address from being handed out until these links are gone (start)."""
+        """Keep an address that nobody has from being handed out until these links are gone.
+
+        Its rest, if it has one, ends; another begins with the end of the hold.
+        """
         self.held[address] = Held(set(links))
-        if self._known(address):
+        if self.placed(address):
             self.pool.quarantine_address(address)
         else:
             self.unplaced[address] = None
@@ -261,6 +290,18 @@ class Book:
             self.unplaced[address] = now_ns + self.cooldown_ns
         else:
             self.pool.unquarantine_address(address, now_ns)
+
+    def held_by(self, index: int) -> list[bytes]:
+        """Addresses that are held for this link, perhaps among others."""
+        return [address for address, held in self.held.items() if index in held.links]
+
+    def watched(self) -> list[int]:
+        """Links whose end means something: those of owners and those that addresses are held for."""
+        return [*self.by_index, *(index for held in self.held.values() for index in held.links)]
+
+    def watches(self, index: int) -> bool:
+        """Whether this link is one of `watched`."""
+        return index in self.by_index or any(index in held.links for held in self.held.values())
 
     def link_gone(self, index: int, now_ns: int) -> list[bytes]:
         """A link is gone: addresses that were held for it alone cool down; returns them."""

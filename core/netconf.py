@@ -51,10 +51,11 @@ class Attachment(msgspec.Struct, rename={"container_id": "containerID"}, frozen=
 
 
 class _Conf(msgspec.Struct):
-    name: str = ""
-    version: str = msgspec.field(default="", name="cniVersion")
-    veth_prefix: str = msgspec.field(default=DEFAULT_VETH_PREFIX, name="vethPrefix")
-    mtu: str = ""
+    # A Go decoder, which the field's plugins use, takes null as if the field were not there.
+    name: str | None = ""
+    version: str | None = msgspec.field(default="", name="cniVersion")
+    veth_prefix: str | None = msgspec.field(default=DEFAULT_VETH_PREFIX, name="vethPrefix")
+    mtu: str | None = ""
     runtime: _Runtime | None = msgspec.field(default=None, name="runtimeConfig")
     previous: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw, name="prevResult")
     valid: list[Attachment] | None = msgspec.field(default=None, name="cni.dev/valid-attachments")
@@ -223,9 +224,10 @@ def decode(verb: str, container_id: bytes, netns: bytes, ifname: bytes, args: by
         raise BadRequest(f"the configuration on standard input is no JSON: {error}") from error
     version = conf.version or "0.1.0"
     _check_version(verb, version)
-    if not _NETWORK(conf.name):
+    network = conf.name or ""
+    if not _NETWORK(network):
         raise BadNetworkConfig(
-            f"name {conf.name[:300]!r} must be 1 to 253 letters, digits, `_.-`, beginning with none of `_.-`"
+            f"name {network[:300]!r} must be 1 to 253 letters, digits, `_.-`, beginning with none of `_.-`"
         )
     prefix = conf.veth_prefix or DEFAULT_VETH_PREFIX
     if not _PREFIX(prefix):
@@ -238,7 +240,7 @@ def decode(verb: str, container_id: bytes, netns: bytes, ifname: bytes, args: by
     if verb in ("STATUS", "GC"):
         if verb == "GC" and conf.valid is None:
             raise BadNetworkConfig("GC needs the list cni.dev/valid-attachments")
-        return Request(verb, version, conf.name, "", "", "", "", "", "", prefix, 0, False, None, conf.valid, notes)
+        return Request(verb, version, network, "", "", "", "", "", "", prefix, 0, False, None, conf.valid, notes)
 
     container = _text("CNI_CONTAINERID", container_id)
     if not _ID(container):
@@ -275,7 +277,7 @@ def decode(verb: str, container_id: bytes, netns: bytes, ifname: bytes, args: by
     return Request(
         verb,
         version,
-        conf.name,
+        network,
         container,
         face,
         path,
@@ -283,7 +285,7 @@ def decode(verb: str, container_id: bytes, netns: bytes, ifname: bytes, args: by
         pod,
         known.get("K8S_POD_UID", "")[:64],
         prefix,
-        parse_mtu(conf.mtu),
+        parse_mtu(conf.mtu or ""),
         wish == MULTI_NIC,
         previous,
         None,

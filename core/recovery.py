@@ -7,7 +7,7 @@ say whose it is. Further rules (design, section 5):
 - an owner's veth is the one with the MAC that follows from its container, else the one that its address is routed to,
   else the one of its name that nobody has a better claim to;
 - an owner without a veth stays for a grace (its ADD may be repeated), then its address cools down;
-- an address that is routed to a veth of ours without an owner is held until that veth is gone;
+- an address that is routed to a veth without an owner is held until that veth is gone, whatever its name;
 - an address that two owners claim goes to the one with the better proof; another one that has a veth inherits it;
 - a journal of another boot is history: its addresses cool down, its blocks must be told anew.
 """
@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 from core.names import TABLE_MAIN, derived_mac, owner_key, veth_suffix
 from core.records import Allocation, BlockMeta, EniRecord, Gone, Image, OwnerMeta, Past
-from core.wiring import NOTHING, HostState, LinkLike
+from core.wiring import NOTHING, HostState, LinkLike, differences
 
 _SUFFIX = re.compile(r"[0-9a-f]{11}").fullmatch
 
@@ -42,8 +42,9 @@ class Times:
 class Recovered:
     """One owner that goes on. `index` 0: it has no veth, and ends at `expires_ns` unless its ADD is repeated.
 
-    `missing` and `surplus` are what differs on the host (see HostState); `heir_of`: it has a veth, but another owner
-    has the better claim to its address, so it gets the address when that one ends.
+    `missing` and `surplus` are what differs on the host (see `differences`); `carrier`: the veth's other end is up;
+    `heir_of`: it has a veth, but another owner has the better claim to its address, so it gets the address when that
+    one ends.
     """
 
     key: bytes
@@ -56,6 +57,7 @@ class Recovered:
     expires_ns: int = 0
     missing: list[str] = field(default_factory=list)
     surplus: frozenset[int] = frozenset()
+    carrier: bool = False
     heir_of: bytes = b""
 
 
@@ -117,6 +119,7 @@ def recover(
     veths = our_veths(links, set(prefixes))
     claims = [] if other_boot else [_Claim(k, o.address, o.meta, False) for k, o in image.owners.items()]
     claims = _with_foreign(claims, foreign or (), veths, states)
+    veths |= _claimed_veths(links, claims, states)
     _find_links(claims, veths, states)
     owners, rests = _settle(claims, states, times, problems)
 
@@ -134,7 +137,9 @@ def recover(
         cooling[address] = times.now_ns + times.grace_ns + times.cooldown_ns
 
     taken = {owner.address for owner in owners if not owner.heir_of}
-    held, stale, reap = _leftovers(owners, taken, veths, states, problems)
+    nics = {bytes.fromhex(eni.mac.replace(":", "")) for eni in image.enis.values()}
+    bearers = {link.ifindex: link for link in links if link.mac not in nics}
+    held, stale, reap = _leftovers(owners, taken, veths, bearers, states, problems)
     for address in (*taken, *held):
         cooling.pop(address, None)
     return Recovery(
@@ -148,6 +153,20 @@ def recover(
         history=history,
         problems=problems,
     )
+
+
+def _claimed_veths(
+    links: Collection[LinkLike], claims: Sequence[_Claim], states: Mapping[bytes, HostState]
+) -> dict[int, LinkLike]:
+    """Veths that an owner's name, MAC or address leads to: the prefix may have been another one when they were made."""
+    names = {claim.meta.host_veth for claim in claims}
+    routed = {states.get(claim.address, NOTHING).route_index for claim in claims}
+    macs = {derived_mac(c.meta.container_id, c.meta.ifname, "host") for c in claims if c.meta.container_id}
+    return {
+        link.ifindex: link
+        for link in links
+        if link.kind == "veth" and (link.name in names or link.ifindex in routed or link.mac in macs)
+    }
 
 
 def _with_foreign(
@@ -206,7 +225,9 @@ def _find_links(claims: list[_Claim], veths: Mapping[int, LinkLike], states: Map
             if link is not None and (not named or link.name == claim.meta.host_veth):
                 give(claim, link, BY_ROUTE)
     for claim in claims:
-        give(claim, by_name.get(claim.meta.host_veth), BY_NAME)
+        # One that is down may be what a DEL has left of an earlier sandbox of the same pod.
+        link = by_name.get(claim.meta.host_veth)
+        give(claim, link if link is not None and link.up else None, BY_NAME)
 
 
 def _settle(
@@ -242,6 +263,7 @@ def _settle(
             mac=link.mac if link is not None else b"",
             proof=claim.proof,
             foreign=claim.foreign,
+            carrier=link is not None and link.carrier,
             heir_of=best.key if best is not claim else b"",
         )
         if link is None:
@@ -249,8 +271,9 @@ def _settle(
             owner.expires_ns = times.now_ns + times.grace_ns if state.route_index == 0 else 0
         elif link.up and best is claim:
             # A link that is down was put down by a DEL under way; what it took away stays away.
-            owner.missing = state.missing(link.ifindex, claim.meta.table)
-            owner.surplus = state.surplus(claim.meta.table)
+            owner.missing, owner.surplus = differences(
+                state, link.ifindex, claim.meta.table, table_known=bool(claim.meta.eni_id)
+            )
         owners.append(owner)
     return owners, rests
 
@@ -264,10 +287,14 @@ def _leftovers(
     owners: Sequence[Recovered],
     taken: Collection[bytes],
     veths: Mapping[int, LinkLike],
+    bearers: Mapping[int, LinkLike],
     states: Mapping[bytes, HostState],
     problems: list[str],
 ) -> tuple[dict[bytes, frozenset[int]], dict[bytes, HostState], list[int]]:
-    """What the kernel has and no owner explains: (held addresses, stale rules, links to reap)."""
+    """What the kernel has and no owner explains: (held addresses, stale rules, links to reap).
+
+    `bearers` are all links that are no NICs: an address with a pod's rule that is routed to one is in use.
+    """
     owned = {owner.index for owner in owners if owner.index}
     routed = {state.route_index for state in states.values()}
     lost = [link for index, link in veths.items() if index not in owned and index not in routed]
@@ -282,9 +309,10 @@ def _leftovers(
     for address, state in states.items():
         if address in taken:
             continue
-        if state.route_index in veths:
-            held[address] = frozenset((state.route_index,))
-            problems.append(f"address {address.hex()} is routed to {veths[state.route_index].name}, but has no owner")
+        bearer = bearers.get(state.route_index)
+        if bearer is not None and (bearer.ifindex in veths or state.to_rule or state.from_tables):
+            held[address] = frozenset((bearer.ifindex,))
+            problems.append(f"address {address.hex()} is routed to {bearer.name}, but has no owner")
         elif state.to_rule or state.from_tables:
             # An unexplained veth that is up may have just this address.
             if mute:

@@ -37,6 +37,8 @@ class LinkLike(Protocol):
     def peer(self) -> int: ...
     @property
     def up(self) -> bool: ...
+    @property
+    def carrier(self) -> bool: ...
 
 
 class RouteLike(Protocol):
@@ -94,6 +96,16 @@ class HostState:
 
 
 NOTHING: Final = HostState(0, False, frozenset())
+
+
+def differences(state: HostState, index: int, table: int, *, table_known: bool) -> tuple[list[str], frozenset[int]]:
+    """What a pod on link `index` lacks, and the tables of from-rules that it has too many.
+
+    While its ENI is not known its table is a guess: then from-rules are left as they are.
+    """
+    if table_known:
+        return state.missing(index, table), state.surplus(table)
+    return [part for part in state.missing(index, table) if part != "from-rule"], frozenset()
 
 
 def host_states(routes: Iterable[RouteLike], rules: Iterable[RuleLike]) -> dict[bytes, HostState]:

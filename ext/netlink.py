@@ -80,6 +80,7 @@ __all__ = [
     "pod_add",
     "pod_del",
     "pod_drop",
+    "pod_host",
     "pod_shape",
     "route_add",
     "route_del",
@@ -91,6 +92,8 @@ __all__ = [
 ]
 
 IFF_UP: Final = 1
+IFF_LOWER_UP: Final = 0x10000
+HOST: Final = 1  # the place of the host batch among a shape's templates
 OPERSTATE_UP: Final = 6
 
 
@@ -113,6 +116,11 @@ class Link(NamedTuple):
     def up(self) -> bool:
         """Administratively up."""
         return bool(self.flags & IFF_UP)
+
+    @property
+    def carrier(self) -> bool:
+        """There is somebody at the other end (IFF_LOWER_UP)."""
+        return bool(self.flags & IFF_LOWER_UP)
 
 
 class Address(NamedTuple):
@@ -332,6 +340,12 @@ def pod_del(host: Socket, shape: PodShape, slots: bytearray, deadline_ns: int = 
     Returns the index of the link, for the reaper, or 0 if there is none. Raises KernelError after having tried all.
     """
     return _netlink.pod_del(host, shape, slots, deadline_ns)
+
+
+def pod_host(host: Socket, shape: PodShape, slots: bytearray, deadline_ns: int = 0) -> None:
+    """The host side of pod_add alone, for a pod whose veth is there: `slots` with host_index, pod_mac, and the table of
+    a secondary shape. What is there already stays. Raises KernelError."""
+    host.run(shape.templates[HOST], slots, deadline_ns)
 
 
 def pod_drop(host: Socket, shape: PodShape, address: bytes, index: int, deadline_ns: int = 0) -> None:

@@ -18,8 +18,8 @@ from agent.fastpath.node import Node
 from agent.fastpath.parked import Parked, ParkingLot
 from agent.fastpath.server import Call
 from agent.fastpath.spool import Spool
-from core import addresses, names, result
-from core.errors import DescriptorsRefused, EnidError, JournalWrite, KernelRefused
+from core import addresses, names, netconf, result
+from core.errors import DescriptorsRefused, EnidError, JournalWrite, KernelRefused, MultiNicOff
 from core.ipam import Owner
 from core.netconf import Request
 from core.records import Gone, OwnerMeta
@@ -28,7 +28,7 @@ from ext import netlink, pool
 NAME_TRIES: Final = 4
 NS_GET_NSTYPE: Final = 0xB703  # linux/nsfs.h
 CLONE_NEWNET: Final = 0x40000000
-FLUSH_S: Final = 2.0
+FLUSH_S: Final = 1.0
 
 
 class Adder:
@@ -43,6 +43,11 @@ class Adder:
     def add(self, call: Call, request: Request) -> None:
         """Answer the call, now or once an address is there. Raises EnidError for what is to be answered at once."""
         node = self._node
+        if request.multi_nic:
+            raise MultiNicOff(
+                f"{request.namespace}/{request.pod} asks for one interface on each network card "
+                f"({netconf.NIC_ANNOTATION}={netconf.MULTI_NIC}), and ENABLE_MULTI_NIC is off"
+            )
         if len(call.fds) != 2:
             raise DescriptorsRefused("ADD came without the descriptors of the pod's network namespace")
         self._take_descriptors(call)
@@ -103,6 +108,8 @@ class Adder:
         pod = _pod(call)
         try:
             whole = node.kernel.whole(owner, pod, request.ifname)
+            if whole:
+                node.kernel.host_again(owner)
             if not whole and owner.host_index:
                 # A leftover of the earlier try may hold the name inside the pod, so it must be gone, not going.
                 node.kernel.unwire(owner)
@@ -175,6 +182,7 @@ class Adder:
         node = self._node
         owner.host_mac = names.derived_mac(owner.meta.container_id, owner.meta.ifname, "host")
         pod = _pod(call)
+        flushed = False
         for left in range(NAME_TRIES, -1, -1):
             try:
                 mtu = request.mtu or node.settings.pod_mtu
@@ -185,8 +193,10 @@ class Adder:
                 self._make_room(taken, owner, request)
             except netlink.KernelError as error:
                 # The name inside the pod may be held by the other end of a link that is going away.
-                if error.errno != errno.EEXIST or error.phase != "link" or not left or not len(node.reaper):
+                going = error.errno == errno.EEXIST and error.phase == "link" and not flushed and len(node.reaper)
+                if not going or pod.link(name=request.ifname) is None:
                     raise
+                flushed = True
                 node.reaper.flush(FLUSH_S)
         raise AssertionError("not reached")
 
@@ -207,14 +217,14 @@ class Adder:
         name = spare_name(request.veth_prefix, f"{taken.ifindex} {link.mac.hex()}")
         if holder is None and taken.ifindex in node.reaper:
             # Renaming what is going away takes 50 us, waiting for it to be gone 20 ms.
-            kernel.rename(taken.ifindex, name, None)
+            kernel.rename(taken.ifindex, name, ())
             return
         node.log.warn("add", f"{taken.name} is held by an older sandbox of the pod; it is {name} from now on")
         node.count("veth_taken_over")
         if holder is None:
-            kernel.rename(taken.ifindex, name, None)
+            kernel.rename(taken.ifindex, name, node.book.held_by(taken.ifindex))
             return
-        kernel.rename(taken.ifindex, name, holder.address)
+        kernel.rename(taken.ifindex, name, (holder.address,))
         holder.meta.host_veth = name
         try:
             node.journal_owner(holder)

@@ -2,7 +2,9 @@
 
 Up to 256 owners it is replaced before each answer; above that, within 50 ms. The journal is told the digest of a
 version before the version is renamed into place, so that at the next start our own file is known from a foreign one.
-No fsync: it lives on a tmpfs and is to survive the death of the process only.
+No fsync: it lives on a tmpfs and is to survive the death of the process only. The journal keeps the last two digests:
+that of the version that is there, and that of the one that is on its way. So before another try after a failed one the
+former is told again.
 """
 
 from __future__ import annotations
@@ -37,12 +39,14 @@ class CheckpointWriter:
         self.digest = Digest()
         self.entries: dict[bytes, bytes] = {}
         self.written = 0
+        self.on_disk = b""  # digest of the version that is there, if it is ours
         self._temporary = f"{path}.tmp"
         self._journal = journal
         self._later = later
         self._failed = failed
         self._pending = False
         self._dirty = False
+        self._torn = False
 
     def put(self, key: bytes, entry: bytes) -> None:
         """An owner has come, or has changed."""
@@ -75,8 +79,12 @@ class CheckpointWriter:
 
     def write(self) -> bool:
         """Replace the file; False if it failed (told, and tried again)."""
+        digest = self.digest.value
         try:
-            self._journal(self.digest.value)
+            if self._torn and self.on_disk:
+                self._journal(self.on_disk)
+            self._torn = True
+            self._journal(digest)
             fd = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             try:
                 data = checkpoint_file(self.entries.values())
@@ -91,6 +99,7 @@ class CheckpointWriter:
                 self._pending = True
                 self._later(RETRY_NS, self._due)
             return False
+        self.on_disk, self._torn = digest, False
         self._dirty = False
         self.written += 1
         return True

@@ -8,7 +8,8 @@ from __future__ import annotations
 from agent import control
 from agent.fastpath.history import owner_pod, parked_pod
 from agent.fastpath.loop import now_ns
-from agent.fastpath.node import KINDS, STATES, Node, eni_record
+from agent.fastpath.messages import KINDS, STATES, eni_record
+from agent.fastpath.node import Node
 from agent.fastpath.parked import ParkingLot
 from core import addresses, records
 from core.errors import JournalWrite
@@ -24,6 +25,8 @@ class Commands:
     def __init__(self, node: Node, lot: ParkingLot) -> None:
         self._node = node
         self._lot = lot
+        # Blocks whose record could not be written, and that have owners.
+        self._unjournaled: set[tuple[bytes, int]] = set()
 
     def carry_out(self, request: control.Request) -> control.Reply:
         """The reply; never raises for what a client can do wrong."""
@@ -95,6 +98,7 @@ class Commands:
         entry = node.book.set_eni(record, confirmed=True)
         for base, length in entry.blocks:
             node.block_changed(node.pool.find_block(base, length))
+        node.moves()
         return control.Done()
 
     def _drop_eni(self, eni_id: str) -> control.Reply:
@@ -124,21 +128,35 @@ class Commands:
             if node.book.by_number[info.eni].record.eni_id != request.eni_id or info.kind != kind:
                 other = node.book.by_number[info.eni].record.eni_id
                 return control.Refused("overlap", f"{request.base}/{request.length} is there already, on {other}")
+            if (base, request.length) in self._unjournaled:
+                self._open_block(info.block, base, request, kind)
+                self._unjournaled.discard((base, request.length))
             return control.Done()
         if len(self._lot):
             self._end_reboot_rests(base, request.length)
         handle = node.book.add_block(request.eni_id, base, request.length, kind, pool.OPEN, now_ns())
-        meta = BlockMeta(request.length, request.eni_id, kind, pool.OPEN)
         try:
-            node.append(records.BLOCK, address=base, meta=records.encode(meta))
+            self._open_block(handle, base, request, kind)
         except JournalWrite:
             if node.pool.empty_blocks(node.book.enis[request.eni_id].number).count(handle):
                 node.book.drop_block(base, request.length)
-                raise
-            # It has owners: it stays, and will be in the next compaction.
-        node.block_changed(handle)
-        node.room_changed()
+            else:
+                # Its owners need it, but nobody new may rely on it.
+                self._unjournaled.add((base, request.length))
+                node.pool.set_state(handle, pool.QUARANTINED)
+                node.block_changed(handle)
+            raise
         return control.Done()
+
+    def _open_block(self, handle: int, base: bytes, request: control.AddBlock, kind: int) -> None:
+        """Record a block that is there, and let it be used. Raises JournalWrite."""
+        node = self._node
+        meta = BlockMeta(request.length, request.eni_id, kind, pool.OPEN)
+        node.append(records.BLOCK, address=base, meta=records.encode(meta))
+        node.pool.set_state(handle, pool.OPEN)
+        node.block_changed(handle)
+        node.moves()
+        node.room_changed()
 
     def _end_reboot_rests(self, base: bytes, length: int) -> None:
         """Rests over a reboot are a precaution that those who wait do without."""

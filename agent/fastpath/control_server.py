@@ -17,6 +17,7 @@ import msgspec
 from agent import control
 from agent.fastpath.commands import Commands
 from agent.fastpath.loop import READ, WRITE, Timer, now_ns
+from agent.fastpath.messages import block_message, eni_message, pool_message
 from agent.fastpath.node import Node
 from agent.fastpath.parked import ParkingLot
 from ext import pool
@@ -176,7 +177,6 @@ class ControlServer:
         if client is self._manager:
             self._manager = None
             self._node.manager_here = False
-            self._node.manager_lost_ns = now_ns()
             # Whether a refill can come is the next manager's to say; who waits goes on waiting.
             self._node.outlook = None
 
@@ -235,7 +235,7 @@ class ControlServer:
         self._node.seq += 1
         watching = [client for client in self._clients.values() if client.watching]
         if watching:
-            totals = self._node.pool_message(len(self._lot))
+            totals = pool_message(self._node.pool.stats(), len(self._lot))
             for client in watching:
                 self._update(client, totals)
         self._watch_expiry()
@@ -248,7 +248,7 @@ class ControlServer:
         blocks: list[control.Block] = []
         for handle in client.dirty:
             try:
-                block = self._node.block_message(handle)
+                block = block_message(self._node.book, self._node.pool.block_info(handle))
             except pool.UnknownBlock:
                 client.cooling.discard(handle)
                 continue
@@ -257,7 +257,9 @@ class ControlServer:
                 client.cooling.add(handle)
             else:
                 client.cooling.discard(handle)
-        gone, client.gone = client.gone, []
+        # What went and came back within the pause is not gone.
+        there = {f"{block.base}/{block.length}" for block in blocks}
+        gone, client.gone = [name for name in client.gone if name not in there], []
         client.dirty.clear()
         self._send(client, 0, control.Update(self._node.seq, totals, blocks, gone))
 
@@ -291,9 +293,9 @@ class ControlServer:
             boot_id=node.boot_id,
             started_unix=node.started_unix,
             ready=node.ready,
-            pool=node.pool_message(len(self._lot)),
-            enis=[node.eni_message(entry) for entry in node.book.enis.values()],
-            blocks=[node.block_message(info.block) for info in node.pool.blocks()],
+            pool=pool_message(node.pool.stats(), len(self._lot)),
+            enis=[eni_message(entry) for entry in node.book.enis.values()],
+            blocks=[block_message(node.book, info) for info in node.pool.blocks()],
             outlook=node.outlook,
             report=node.report,
             counters=dict(node.counters),

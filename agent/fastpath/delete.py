@@ -54,26 +54,38 @@ class Deleter:
         node = self._node
         previous = request.previous
         try:
-            self._clean_link(request)
+            down = self._put_down_links(request)
             for text in previous.addresses if previous is not None else ():
                 try:
                     address = addresses.parse(text)
                 except ValueError:
                     continue
-                if address not in node.book.by_address:
-                    node.kernel.clear_address(address)
-                    node.unhold(address)
+                self._clean_address(address, down)
         except netlink.NetlinkError as error:
             node.note_error("del", "kernel-refused", f"{request.container_id[:12]} (unknown) not cleaned: {error}")
 
-    def _clean_link(self, request: Request) -> None:
-        """Raises NetlinkError."""
+    def _clean_address(self, address: bytes, down: set[int]) -> None:
+        """Raises NetlinkError. What is held for a link that is not this sandbox's stays held until that link is gone:
+        a living pod may have it."""
+        node = self._node
+        if address in node.book.by_address:
+            return
+        held = node.book.held.get(address)
+        if held is not None and not held.links <= down:
+            node.count("del_of_held_address")
+            return
+        node.kernel.clear_address(address)
+        node.unhold(address)
+
+    def _put_down_links(self, request: Request) -> set[int]:
+        """The links of this sandbox, which the reaper has now. Raises NetlinkError."""
         node = self._node
         previous = request.previous
         candidates = {previous.host_veth} if previous is not None else set()
         if request.pod:
             candidates.add(names.host_veth(request.namespace, request.pod, request.veth_prefix))
         mac = names.derived_mac(request.container_id, request.ifname, "host")
+        down: set[int] = set()
         for name in candidates:
             try:
                 link = node.kernel.host.link(name=name)
@@ -85,6 +97,8 @@ class Deleter:
             if link.mac == mac or (named and (not link.up or self._is_held_by(link.ifindex, request))):
                 node.kernel.put_down(link.ifindex)
                 node.reaper.put(link.ifindex)
+                down.add(link.ifindex)
+        return down
 
     def _is_held_by(self, index: int, request: Request) -> bool:
         """Whether the previous result names the very address that is held because of this link."""

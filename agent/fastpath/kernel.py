@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import socket
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from core import addresses
@@ -116,8 +117,8 @@ class Kernel:
         """Delete a link and wait until it is gone (20 ms)."""
         self.host.apply([netlink.link_del(index)])
 
-    def rename(self, index: int, name: str, address: bytes | None) -> None:
-        """Rename a link that may be up. Before kernel 6.2 it must go down for it, and its route is put back.
+    def rename(self, index: int, name: str, routed: Sequence[bytes]) -> None:
+        """Rename a link that may be up. Before kernel 6.2 it must go down for it, and the routes to these are put back.
 
         A link that is gone is fine. Raises netlink.KernelError.
         """
@@ -132,9 +133,24 @@ class Kernel:
             ops = [netlink.link_set(index, up=False), netlink.link_set(index, name=name)]
             ops.append(netlink.link_set(index, up=True))
             ops += [netlink.neighbour_set(index, n.address, n.mac) for n in neighbours if n.state & 0x80]
-            if address is not None:
-                ops.append(netlink.route_replace(address, index=index))
+            ops += [netlink.route_replace(address, index=index) for address in routed]
             self.host.apply(ops)
+
+    def host_again(self, owner: Owner) -> None:
+        """Send the host side of a pod that is whole inside once more; what is there already is fine.
+
+        Raises netlink.KernelError.
+        """
+        meta = owner.meta
+        shape = self.shape(owner.address, meta.table)
+        slots = shape.slots(
+            address=owner.address,
+            host_mac=owner.host_mac or bytes(6),
+            pod_mac=derived_mac(meta.container_id, meta.ifname, "pod"),
+            host_index=owner.host_index,
+            table=meta.table,
+        )
+        netlink.pod_host(self.host, shape, slots)
 
     def repair(self, owner: Owner, missing: list[str], surplus: frozenset[int]) -> None:
         """Put back what a living pod lacks on the host, and take away the from-rules that it must not have."""

@@ -27,6 +27,7 @@ from agent.fastpath.loop import READ, Loop, now_ns
 from agent.fastpath.node import Node
 from agent.fastpath.parked import ParkingLot
 from agent.fastpath.reaper import Reaper
+from agent.fastpath.repair import Repair
 from agent.fastpath.server import Server
 from agent.fastpath.spool import Spool
 from agent.fastpath.verbs import Verbs
@@ -91,6 +92,7 @@ class Agent:
         self.reaper = Reaper(lambda text: self.log.error("reaper", text))
         # Listens before anything is dumped, so that no deletion falls between.
         self.links = LinkWatch([host, self.reaper.socket])
+        self.repair = Repair([host, self.reaper.socket])
         self.node = Node(settings, log, self.loop, Kernel(host), self.reaper, left.journal, boot)
         self.reaper.start()
         start.resync(self.node, left)
@@ -106,6 +108,8 @@ class Agent:
         self.spool.prepare()
         self.spool.check()
         self.links.start(self.node)
+        self.repair.start(self.node)
+        self.node.moves()
         self.server = Server(self.loop, log, listening, self.verbs.handle, version_of)
         self.loop.after_batch(log.flush)
         self._signals()
@@ -138,7 +142,7 @@ class Agent:
     def _housekeeping(self) -> None:
         self.loop.at(now_ns() + HOUSEKEEPING_NS, self._housekeeping)
         self.server.sweep()
-        self.spool.check()
+        self.spool.sweep()
         self.node.sweep()
 
     def run(self) -> None:
@@ -152,6 +156,7 @@ class Agent:
         self.server.close()
         self.control.close()
         self.links.close()
+        self.repair.close()
         self.node.checkpoint.write()
         self.reaper.stop(2.0)
         self.node.journal.close()

@@ -14,6 +14,7 @@ from typing import Final
 
 from agent import control
 from agent.fastpath.checkpoint import CheckpointWriter
+from agent.fastpath.cleanup import Cleanup
 from agent.fastpath.history import History
 from agent.fastpath.kernel import Kernel
 from agent.fastpath.log import Log
@@ -21,9 +22,10 @@ from agent.fastpath.loop import Loop, now_ns
 from agent.fastpath.reaper import Reaper
 from core import addresses, records
 from core.errors import EnidError, JournalWrite
-from core.ipam import LOST, UP, Book, EniEntry, Owner
-from core.records import BlockMeta, EniRecord, Gone, OwnerMeta
+from core.ipam import LOST, UP, Book, Owner
+from core.records import BlockMeta, Gone, OwnerMeta
 from core.settings import Settings
+from core.wiring import NOTHING, HostState, differences
 from ext import journal as journals
 from ext import netlink, pool
 
@@ -31,10 +33,8 @@ from ext import netlink, pool
 LOST_GRACE_S = 60.0  # a veth went away: how long its DEL may still come
 ADD_GRACE_S = 60.0  # on top of the shim's patience: how long an ADD may be repeated after a restart
 ABSENCE_S = 300.0  # nobody was here that long: blocks must be confirmed before they are used again
-MANAGER_AWAY_S = 300.0  # STATUS fails when the manager has been away that long
 ALIVE_S = 60.0
 
-CLEAN_TRIES: Final = 10
 LAST_ERRORS: Final = 20
 
 
@@ -60,6 +60,7 @@ class Node:
         self.cooldown_ns = int(settings.cooldown_s * 1e9)
         self.pool = pool.Pool(cooldown_ns=self.cooldown_ns)
         self.book = Book(self.pool, cooldown_ns=self.cooldown_ns, max_enis=pool.MAX_ENIS)
+        self.cleanup = Cleanup(kernel, reaper, self.book, loop, self._not_down, self._unheld)
         self.history = History()
         self.checkpoint = CheckpointWriter(
             settings.checkpoint_path,
@@ -76,7 +77,6 @@ class Node:
         self.boot_id = boot_id
         self.reboot_rests: set[bytes] = set()
         self.manager_here = False
-        self.manager_lost_ns = now_ns()
         self.started_unix = time.time()
         self.seq = 0
         self.counters: dict[str, int] = {}
@@ -85,6 +85,7 @@ class Node:
         self.block_changed: Callable[[int], None] = lambda _block: None
         self.block_gone: Callable[[str], None] = lambda _name: None
         self.room_changed: Callable[[], None] = lambda: None
+        self.tables_changed: Callable[[list[Owner]], None] = lambda _owners: None
 
     # --- small things -----------------------------------------------------------------------------------
 
@@ -219,16 +220,19 @@ class Node:
 
     def end(self, owner: Owner, gone: Gone) -> None:
         """The owner is gone: kernel, journal, pool, ipam.json. Never fails; what could not be done is tried again."""
-        self.unwire(owner)
+        index, down = owner.host_index, self.cleanup.unwire(owner)
         gone.until_unix_ns = time.time_ns()
         gone.phases = owner.meta.phases
-        if not gone.cool and not owner.host_index and owner.block >= 0 and owner.address not in self.book.heirs:
+        unseen = down and not gone.cool and not index and owner.block >= 0 and owner.address not in self.book.heirs
+        if unseen:
             self._record_end(owner, gone)
             self.book.undo(owner)
         else:
             gone.cool = True
             self._record_end(owner, gone)
             self.book.release(owner, now_ns())
+        if not down:
+            self.cleanup.finish(owner.address, index)
         self.history.add(owner.meta, gone, owner.address)
         self.checkpoint.remove(owner.key)
         self.checkpoint.changed()
@@ -251,39 +255,28 @@ class Node:
         self.write_entry(heir)
         if heir.host_index:
             try:
-                state = self.kernel.states().get(heir.address)
-                if state is not None:
-                    missing = state.missing(heir.host_index, heir.meta.table)
-                    self.kernel.repair(heir, missing, state.surplus(heir.meta.table))
+                self.align(heir, self.kernel.states().get(heir.address, NOTHING))
             except netlink.NetlinkError as error:
                 self.note_error("kernel", "kernel-refused", f"{heir.meta.host_veth} could not be repaired: {error}")
 
-    def unwire(self, owner: Owner) -> None:
-        """Rules and route away, link down and to the reaper. What the kernel refuses is tried again later."""
-        try:
-            index = self.kernel.unwire(owner)
-        except (netlink.NetlinkError, ValueError) as error:
-            self.note_error("kernel", "kernel-refused", f"{addresses.text(owner.address)} not taken down: {error}")
-            self._clean_later(owner.address, owner.host_index, CLEAN_TRIES)
-            return
-        if index:
-            self.reaper.put(index)
+    def align(self, owner: Owner, state: HostState) -> str:
+        """Bring the host's rules and route to what this pod should have; what was changed, in words, "" if nothing.
 
-    def _clean_later(self, address: bytes, index: int, tries: int) -> None:
-        def again() -> None:
-            if address in self.book.by_address:
-                return
-            try:
-                self.kernel.clear_address(address)
-                if index:
-                    self.kernel.put_down(index)
-                    self.reaper.put(index)
-            except netlink.NetlinkError as error:
-                self.log.error("kernel", f"{addresses.text(address)} not taken down, {tries} tries left: {error}")
-                if tries:
-                    self._clean_later(address, index, tries - 1)
+        Raises NetlinkError.
+        """
+        missing, surplus = differences(state, owner.host_index, owner.meta.table, table_known=bool(owner.meta.eni_id))
+        if missing or surplus:
+            self.kernel.repair(owner, missing, surplus)
+        return ", ".join([*(f"{part} was missing" for part in missing), *(f"a rule to {t} too many" for t in surplus)])
 
-        self.loop.at(now_ns() + 1_000_000_000, again)
+    def _not_down(self, text: str) -> None:
+        self.note_error("kernel", "kernel-refused", text)
+
+    def moves(self) -> None:
+        """To be called when an ENI or a block has come: their owners' tables are known now."""
+        moved = self.book.take_moved()
+        if moved:
+            self.tables_changed(moved)
 
     def failed(self, meta: OwnerMeta, error: EnidError, phases: dict[str, int]) -> None:
         """Remember an ADD that got no address."""
@@ -321,11 +314,13 @@ class Node:
         self.log.info("ipam", f"{addresses.text(address)} is not in use any more")
         try:
             self.kernel.clear_address(address)
+        except netlink.NetlinkError as error:
+            self._not_down(f"{addresses.text(address)} could not be taken down: {error}")
+            self.cleanup.finish(address, 0)
+        try:
             self.block_changed(self.pool.locate(address).block)
         except pool.UnknownAddress:
             pass
-        except netlink.NetlinkError as error:
-            self.note_error("kernel", "kernel-refused", f"{addresses.text(address)} not taken down: {error}")
         self.room_changed()
 
     def sweep(self) -> None:
@@ -337,51 +332,3 @@ class Node:
             name = f"{owner.meta.namespace}/{owner.meta.pod}"
             self.log.warn("ipam", f"{name} ({owner.meta.container_id[:12]}) gives up its address: {why}")
             self.end(owner, Gone("lost", error=why, error_code="lost"))
-
-    # --- ENIs and blocks --------------------------------------------------------------------------------
-
-    def block_message(self, handle: int) -> control.Block:
-        """A block as the control protocol shows it; what is held counts as used."""
-        info = self.pool.block_info(handle)
-        entry = self.book.by_number[info.eni]
-        return control.Block(
-            eni_id=entry.record.eni_id,
-            base=addresses.text(info.base),
-            length=info.length,
-            kind=KINDS[info.kind],
-            state=STATES[info.state],
-            used=info.used + info.held,
-            cooling=info.cooling,
-            size=info.size,
-            unready=not entry.confirmed,
-        )
-
-    def eni_message(self, entry: EniEntry) -> control.Eni:
-        """An ENI as the control protocol shows it."""
-        return _eni_message(entry.record)
-
-    def pool_message(self, parked: int) -> control.Pool:
-        """The totals."""
-        stats = self.pool.stats()
-        next_free = None if stats.next_free_ns is None else max(0.0, (stats.next_free_ns - now_ns()) / 1e9)
-        return control.Pool(stats.total, stats.used + stats.held, stats.cooling, stats.free, parked, next_free)
-
-
-KINDS: Final[tuple[control.BlockKind, ...]] = ("address", "prefix", "prefix6")
-STATES: Final[tuple[control.State, ...]] = ("open", "draining", "quarantined")
-
-
-def eni_record(eni: control.Eni) -> EniRecord:
-    """The journal's form of an ENI."""
-    return EniRecord(
-        eni.eni_id, eni.mac, eni.ifname, eni.ifindex, eni.card, eni.device, eni.table, eni.primary_ip,
-        eni.subnet_gateway, eni.primary, eni.state,
-    )  # fmt: skip
-
-
-def _eni_message(record: EniRecord) -> control.Eni:
-    state = next((s for s in STATES if s == record.state), STATES[0])
-    return control.Eni(
-        record.eni_id, record.mac, record.ifname, record.ifindex, record.card, record.device, record.table,
-        record.primary_ip, record.subnet_gateway, record.primary, state,
-    )  # fmt: skip

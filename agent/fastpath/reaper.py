@@ -17,6 +17,7 @@ from ext import netlink
 
 GATHER_S: Final = 0.05
 LONGEST_S: Final = 0.5
+AGAIN_S: Final = 1.0
 # The kernel's lock is held for the whole group: a bound on how long an ADD may wait behind it.
 MOST: Final = 256
 
@@ -91,6 +92,22 @@ class Reaper(threading.Thread):
             if self._stop_gathering.wait(wait_s):
                 return
 
+    def _delete(self, batch: list[int]) -> list[int]:
+        """Delete them; those that could not be. One that the kernel refuses must not keep the others."""
+        try:
+            netlink.set_group_and_delete(self.socket, batch)
+            return []
+        except Exception as error:
+            self._failed(f"{len(batch)} links could not be deleted together: {type(error).__name__}: {error}")
+        left = []
+        for index in batch:
+            try:
+                self.socket.apply([netlink.link_del(index)])
+            except Exception as error:
+                self._failed(f"link {index} could not be deleted: {type(error).__name__}: {error}")
+                left.append(index)
+        return left
+
     def run(self) -> None:
         """The thread."""
         while True:
@@ -106,10 +123,13 @@ class Reaper(threading.Thread):
                 if not self._waiting:
                     self._hurry = False
                     self._stop_gathering.clear()
-            try:
-                netlink.set_group_and_delete(self.socket, batch)
-            except netlink.NetlinkError as error:
-                self._failed(f"{len(batch)} links could not be deleted: {error}")
+            left = self._delete(batch)
             with self._lock:
-                self._pending.difference_update(batch)
+                self._pending.difference_update(set(batch).difference(left))
+                self._waiting += left
                 self._lock.notify_all()
+                if self._stopping and len(self._waiting) == len(left):
+                    return
+            if left:
+                # What cannot be deleted is tried again for ever, but at leisure.
+                self._stop_gathering.wait(AGAIN_S)

@@ -23,6 +23,8 @@ from core.errors import BadRequest, DescriptorsRefused, EnidError
 FIRST_READ: Final = 8192
 PATIENCE_NS: Final = 30_000_000_000
 ACCEPT_AT_ONCE: Final = 32
+# Verbs that can do without descriptors: above all a DEL must not fail for want of what it does not use.
+WITHOUT: Final = frozenset((wire.Kind.DEL, wire.Kind.STATUS, wire.Kind.GC))
 _CREDENTIALS: Final = struct.Struct("iII")
 # Room for more than the two that are allowed: what is not received would be dropped in silence.
 _ANCILLARY: Final = socket.CMSG_SPACE(8 * 4)
@@ -37,13 +39,25 @@ class Closable(Protocol):
 class Call:
     """One connection of a shim: a request, later its reply. `pod` is what was made of a descriptor of `fds`."""
 
-    __slots__ = ("_connection", "_decoder", "_server", "arrived_ns", "fds", "gone", "pod", "request", "waiting")
+    __slots__ = (
+        "_connection",
+        "_decoder",
+        "_server",
+        "arrived_ns",
+        "fds",
+        "gone",
+        "lacks",
+        "pod",
+        "request",
+        "waiting",
+    )
 
     def __init__(self, server: Server, connection: socket.socket) -> None:
         self._server = server
         self._connection = connection
         self._decoder = wire.Decoder()
         self.fds: list[int] = []
+        self.lacks = ""  # why there are not the descriptors that were announced
         self.pod: Closable | None = None
         self.arrived_ns = now_ns()
         self.request: wire.Request | None = None
@@ -72,18 +86,26 @@ class Call:
                     numbers.frombytes(raw[: len(raw) - len(raw) % numbers.itemsize])
                     self.fds += numbers
             if flags & socket.MSG_CTRUNC:
-                raise DescriptorsRefused("the descriptors of the pod's namespace were cut off by the kernel")
+                self.lacks = self._why_cut()
             if not data:
                 raise ConnectionResetError("the caller hung up before its request was complete")
             frame = self._decoder.feed(data)
             if frame is not None:
                 self.request = wire.parse_request(frame)
                 wanted = wire.DESCRIPTORS if self.request.flags & wire.HAS_DESCRIPTORS else 0
-                if len(self.fds) != wanted:
-                    raise DescriptorsRefused(
-                        f"{len(self.fds)} descriptors came with the request, {wanted} are announced"
-                    )
+                if not self.lacks and len(self.fds) != wanted:
+                    self.lacks = f"{len(self.fds)} descriptors came with the request, {wanted} are announced"
+                if self.lacks and self.request.kind not in WITHOUT:
+                    raise DescriptorsRefused(self.lacks)
                 return True
+
+    def _why_cut(self) -> str:
+        """Why the kernel did not hand over all descriptors (unix(7), MSG_CTRUNC)."""
+        try:
+            os.close(os.dup(self._connection.fileno()))
+        except OSError as error:
+            return f"the agent has no room for the descriptors of the pod's namespace: {error}"
+        return "the descriptors of the pod's namespace were held back by the kernel; SELinux does that"
 
     @property
     def started(self) -> bool:

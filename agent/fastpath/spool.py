@@ -1,7 +1,8 @@
 """DELs that could not reach the agent, written down by the shim; carried out before any ADD could suffer from them.
 
-One stat of the folder before each ADD tells whether there is anything new. All of it is carried out at once: a DEL is
-cheap, and a late one must never hit a newer pod of the same name.
+One stat of the folder before each ADD tells whether there is anything new; before kernel 6.13 a file that comes within
+one tick of the last look does not change that, so the folder is read every few seconds, too. All of it is carried out
+at once: a DEL is cheap, and a late one must never hit a newer pod of the same name.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class Spool:
         self._log = log
         self._carry_out = carry_out
         self._seen = 0
+        self._foreign: set[str] = set()
         self.carried_out = 0
 
     def prepare(self) -> None:
@@ -65,6 +67,12 @@ class Spool:
                 raise wire.WireError(f"a {request.kind.name} is no DEL")
             self._carry_out(request)
             self.carried_out += 1
+        except wire.VersionNotSpoken as error:
+            # A newer shim's; the agent of its release will read it.
+            if path.name not in self._foreign:
+                self._foreign.add(path.name)
+                self._log.warn("spool", f"{path.name} is left for an agent of its release: {error.text}")
+            return
         except EnidError as error:
             self._log.error("spool", f"{path.name} is dropped: {error.code}: {error.text}")
         except OSError as error:

@@ -18,7 +18,7 @@ from agent.fastpath.loop import now_ns
 from agent.fastpath.node import Node
 from core import addresses, records
 from core.errors import CheckpointForeign, JournalDamaged, JournalNewer
-from core.ipam import UP, Owner
+from core.ipam import UP, WIRING, Owner
 from core.names import DEFAULT_VETH_PREFIX
 from core.records import Allocation, Image
 from core.recovery import UNPROVEN, Recovered, Recovery, Times, recover
@@ -55,15 +55,18 @@ def open_journal(folder: str, boot_id: str) -> Left:
     return Left(opened.journal, records.replay(opened.records), opened.history, bad, problems)
 
 
-def read_foreign(path: str, digests: Sequence[bytes], problems: list[tuple[str, str]]) -> list[Allocation] | None:
-    """The entries of ipam.json if somebody else wrote it, None if it is missing, unreadable or our own."""
+def read_foreign(
+    path: str, digests: Sequence[bytes], problems: list[tuple[str, str]]
+) -> tuple[list[Allocation] | None, bytes]:
+    """The entries of ipam.json if somebody else wrote it (None if it is missing, unreadable or our own), and the
+    file's digest if it is our own."""
     try:
         data = Path(path).read_bytes()
     except FileNotFoundError:
-        return None
+        return None, b""
     except OSError as error:
         problems.append((CheckpointForeign.code, f"{path} cannot be read: {error}"))
-        return None
+        return None, b""
     try:
         found = records.read_checkpoint(data)
     except CheckpointForeign as error:
@@ -73,9 +76,9 @@ def read_foreign(path: str, digests: Sequence[bytes], problems: list[tuple[str, 
             os.replace(path, f"{path}.unreadable")
         except OSError:
             pass
-        return None
+        return None, b""
     problems += [(CheckpointForeign.code, text) for text in found.problems]
-    return None if found.digest in digests else found.allocations
+    return (None, found.digest) if found.digest in digests else (found.allocations, b"")
 
 
 def resync(node: Node, left: Left) -> None:
@@ -86,7 +89,7 @@ def resync(node: Node, left: Left) -> None:
     """
     now = now_ns()
     problems = list(left.problems)
-    foreign = read_foreign(node.settings.checkpoint_path, left.image.digests, problems)
+    foreign, node.checkpoint.on_disk = read_foreign(node.settings.checkpoint_path, left.image.digests, problems)
     facts = node.kernel.facts()
     recovery = recover(
         left.image,
@@ -163,10 +166,10 @@ def _owner(found: Recovered, now: int) -> Owner:
         address=found.address,
         meta=found.meta,
         since_ns=now,
-        state=UP if found.index else "wiring",
+        # Without a carrier its ADD was cut short, or its pod has put the link down itself: nobody can tell from here.
+        state=UP if found.carrier else WIRING,
         host_index=found.index,
         host_mac=found.mac,
-        # Inside the pod nobody has looked yet; the host side is put right in a moment.
         complete=found.proof > UNPROVEN,
         expires_ns=found.expires_ns,
     )

@@ -1,14 +1,14 @@
 """Which verb does what, and the three small ones: CHECK, STATUS, GC.
 
-STATUS is asked at each poll of the kubelet, and a failure makes the node NotReady: so it fails only before the first
-initialisation, and when nothing could have refilled the pool for minutes. A full node is a normal state.
+STATUS is asked at each poll of the kubelet, and a failure makes the node NotReady, after which its pods are evicted: so
+it fails only before the first initialisation. A full node is a normal state, and one without a manager still serves.
 """
 
 from __future__ import annotations
 
 import os
+from typing import Final
 
-from agent.fastpath import node as nodes
 from agent.fastpath.add import Adder
 from agent.fastpath.delete import Deleter
 from agent.fastpath.loop import now_ns
@@ -20,6 +20,9 @@ from core.errors import EnidError, KernelRefused, NotReady, UnknownContainer
 from core.netconf import Request
 from core.wiring import NOTHING
 from ext import netlink
+
+DEL_TRIES: Final = 10
+DEL_RETRY_NS: Final = 1_000_000_000
 
 
 def decode(request: wire.Request) -> Request:
@@ -50,7 +53,7 @@ class Verbs:
                 self._adder.add(call, request)
                 return
             if kind is wire.Kind.DEL:
-                self._deleter.delete(request)
+                self._delete(request, DEL_TRIES)
             elif kind is wire.Kind.CHECK:
                 self._check(call, request)
             elif kind is wire.Kind.STATUS:
@@ -63,6 +66,17 @@ class Verbs:
             self._node.log.warn(kind.name.lower(), f"{error.code}: {error.text}")
             raise
         call.reply(0, b"")
+
+    def _delete(self, request: Request, tries: int) -> None:
+        """A fault of our own must not fail a DEL: it is told, and tried again."""
+        node = self._node
+        try:
+            self._deleter.delete(request)
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}"
+            node.note_error("del", "internal", f"DEL of {request.container_id[:12]}, {tries} tries left: {what}")
+            if tries:
+                node.loop.at(now_ns() + DEL_RETRY_NS, lambda: self._delete(request, tries - 1))
 
     def replay(self, frame: wire.Request) -> None:
         """Carry out a spooled DEL. Raises EnidError for nonsense."""
@@ -101,9 +115,6 @@ class Verbs:
         node = self._node
         if not node.initialised and not node.pool.blocks():
             raise NotReady("the node has not been initialised yet: no manager was ready and no address is known")
-        away = 0.0 if node.manager_here else (now_ns() - node.manager_lost_ns) / 1e9
-        if away > nodes.MANAGER_AWAY_S:
-            raise NotReady(f"the manager has been away for {away:.0f} s")
 
     def _collect(self, request: Request) -> None:
         """End the owners of this network that the runtime does not know."""

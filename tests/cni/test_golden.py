@@ -75,6 +75,6 @@ def test_shim_prints_replies(tmp_path: Path, name: str) -> None:
 
 def test_shim_understands_unsupported(tmp_path: Path) -> None:
     with FakeAgent(tmp_path, [lambda _request: golden.read("v1-unsupported")]):
-        done = call(tmp_path, "DEL", CNI_NETNS="")
+        done = call(tmp_path, "STATUS", CNI_NETNS="")
     assert done.returncode == 1
     assert b"speaks versions 1 to 1" in done.stdout

@@ -229,13 +229,23 @@ def test_other_verbs_without_an_agent(node: Node, pod: Pod, verb: str) -> None:
     assert error["code"] == 11
 
 
-@pytest.mark.parametrize("verb", ["DEL", "STATUS"])
-def test_other_release_names_the_versions(node: Node, verb: str) -> None:
-    def newer(_request: wire.Request) -> bytes:
-        frame = bytearray(wire.encode_unsupported())
-        frame[4:6], frame[16:20] = (9).to_bytes(2, "little"), bytes((8, 0, 9, 0))
-        return bytes(frame)
+def newer(_request: wire.Request) -> bytes:
+    """The answer of an agent that speaks other versions only."""
+    frame = bytearray(wire.encode_unsupported())
+    frame[4:6], frame[16:20] = (9).to_bytes(2, "little"), bytes((8, 0, 9, 0))
+    return bytes(frame)
 
+
+def test_delete_of_another_release_is_written_down(node: Node) -> None:
+    with FakeAgent(node.run_dir, [newer]):
+        done = node.call("DEL").run()
+    assert (done.status, done.out) == (0, b"")
+    assert "speaks versions 8 to 9, not 1" in done.err
+    assert len(list((node.run_dir / "spool").iterdir())) == 1
+
+
+@pytest.mark.parametrize("verb", ["STATUS"])
+def test_other_release_names_the_versions(node: Node, verb: str) -> None:
     with FakeAgent(node.run_dir, [newer]):
         error = node.call(verb).run().error
     assert error["code"] == 141

@@ -211,6 +211,25 @@ def test_foreign_daemon_is_refused_by_its_answer(tree: Tree, name: str) -> None:
     assert tree.lives(AGENT) == []
 
 
+@pytest.mark.root
+def test_daemon_of_an_old_release_is_refused_by_its_port(tree: Tree) -> None:
+    """In a namespace of its own: the port is one of the machine's."""
+    listen = "import socket, sys; s = socket.create_server(('127.0.0.1', 50051)); print(flush=True); sys.stdin.read()"
+    script = f'ip link set lo up; exec {sys.executable} -c "{listen}"'
+    old = subprocess.Popen(["unshare", "-n", "sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert old.stdout is not None
+        assert old.stdout.readline()
+        command = ["nsenter", f"--net=/proc/{old.pid}/ns/net", str(SUPERVISOR), str(tree.run_dir), str(tree.python)]
+        done = subprocess.run(command, env={}, capture_output=True, text=True, timeout=20, check=False)
+    finally:
+        old.kill()
+        old.communicate()
+    assert done.returncode == 69
+    assert "another daemon runs: it answers on 127.0.0.1:50051" in done.stderr
+    assert tree.lives(AGENT) == []
+
+
 @pytest.mark.parametrize("name", ["cni.sock", "ipamd.sock"])
 def test_stale_socket_is_no_obstacle(tree: Tree, name: str) -> None:
     tree.run_dir.mkdir()

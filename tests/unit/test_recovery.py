@@ -11,7 +11,7 @@ from core.names import derived_mac, host_veth, owner_key, veth_suffix
 from core.records import Allocation, Image, Owned, OwnerMeta
 from core.records import _Pod as Metadata
 from core.recovery import BY_MAC, BY_NAME, BY_ROUTE, UNPROVEN, Recovered, Recovery, Times, recover
-from core.wiring import HostState
+from core.wiring import NOTHING, HostState
 
 NOW, COOL, GRACE = 1_000_000, 30, 120
 TIMES = Times(NOW, 5, COOL, GRACE)
@@ -23,6 +23,7 @@ class FakeLink:
     name: str
     mac: bytes = b"\2rando"
     up: bool = True
+    carrier: bool = True
     kind: str = "veth"
     peer: int = 2
 
@@ -32,7 +33,8 @@ def address(last: int) -> bytes:
 
 
 def meta(container: str, pod: str, since: int = 0, veth: str = "") -> OwnerMeta:
-    return OwnerMeta("n", container, "eth0", "ns", pod, host_veth=veth or host_veth("ns", pod), since_unix_ns=since)
+    name = veth or host_veth("ns", pod)
+    return OwnerMeta("n", container, "eth0", "ns", pod, host_veth=name, eni_id="eni-1", since_unix_ns=since)
 
 
 def key(container: str) -> bytes:
@@ -174,8 +176,39 @@ def test_what_a_finished_delete_left_is_reaped() -> None:
 
 def test_links_of_others_are_left_alone() -> None:
     others = [FakeLink(7, "eni0", up=False), FakeLink(8, "eth" + "0" * 11), FakeLink(9, "eni" + "0" * 11, kind="dummy")]
-    got = run(links=others, states={1: whole(8)})
-    assert (got.reap, got.held, got.problems) == ([], {}, [])
+    got = run(links=others, states={1: HostState(8, False, frozenset())})
+    assert (got.reap, got.held, got.stale, got.problems) == ([], {}, {}, [])
+
+
+def test_an_address_with_a_pods_rule_is_in_use_whatever_its_link_is_called() -> None:
+    """The prefix was another one, or somebody has renamed the link."""
+    for state in (whole(8), HostState(8, False, frozenset([2]))):
+        got = run(links=[FakeLink(8, "abc" + "0" * 11)], states={1: state})
+        assert (got.held, got.stale, got.reap) == ({address(1): frozenset([8])}, {}, [])
+
+
+def test_a_pod_is_found_by_what_its_record_says_whatever_the_prefix_is_now() -> None:
+    by_name = FakeLink(7, "abc" + "1" * 11)
+    by_mac = FakeLink(7, "renamed", derived_mac("c", "eth0", "host"))
+    by_route = FakeLink(7, "renamed")
+    for link, state in ((by_name, NOTHING), (by_mac, NOTHING), (by_route, whole(7))):
+        image = Image()
+        image.owners[key("c")] = Owned(address(1), 1, meta("c", "p", veth="abc" + "1" * 11))
+        states = {address(1): state} if state is not NOTHING else {}
+        got = recover(image, other_boot=False, foreign=None, links=[link], states=states, prefixes=["eni"], times=TIMES)
+        assert (only(got).index, only(got).expires_ns, got.held) == (7, 0, {})
+
+
+def test_a_link_that_is_down_is_nobodys_by_its_name() -> None:
+    """It may be what a DEL has left of an earlier sandbox of the same pod."""
+    got = run({"new": (1, "p")}, [veth(7, "p", "old", up=False)])
+    assert (only(got).index, only(got).expires_ns) == (0, NOW + GRACE)
+    assert got.reap == [7]
+
+
+def test_while_the_table_is_a_guess_no_from_rule_is_touched() -> None:
+    got = run(foreign=[entry("c", "p", 1)], links=[veth(7, "p")], states={1: whole(7, 2, 3)})
+    assert (only(got).missing, only(got).surplus) == ([], frozenset())
 
 
 def test_cooling_goes_on_and_ends() -> None:
