@@ -116,8 +116,10 @@ int64_t enl_receive(struct enl_sock *s, uint8_t *buffer, uint32_t size, bool wai
 /* Takes the next message of a datagram. 1 taken, 0 at the end, -EBADMSG if it is malformed. */
 int enl_next(const uint8_t *buffer, uint32_t size, uint32_t *at, struct enl_object *out);
 
-/* Test builds (ENID_FAULTS): the nth system call from now fails with `error`; `after` 1: it is made and its
- * result is lost. Returns how many calls were counted since the last setting, -1 in builds without hooks. */
+/* Test builds (ENID_FAULTS): the nth system call from now fails with `error`, or the process is killed there
+ * if that is ENL_FAULT_DIE; `after` 1: it is made and its result is lost. Returns how many calls were counted
+ * since the last setting, -1 in builds without hooks. */
+enum { ENL_FAULT_DIE = -9 };
 int64_t enl_set_fault(int64_t nth, int error, int after);
 
 #endif

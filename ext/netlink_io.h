@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -44,11 +45,19 @@ static bool fault_hits(void)
 	return ++fault.count == fault.nth;
 }
 
+static int fault_result(void)
+{
+	if (fault.error == ENL_FAULT_DIE)
+		kill(getpid(), SIGKILL);
+	errno = fault.error;
+	return -1;
+}
+
 /* A lost result: what came is thrown away, and the caller sees the error instead. */
 #define CALL(expression)                                                                                     \
-	(fault_hits() ? (fault.after ? (void)(expression) : (void)0, errno = fault.error, -1) : (expression))
+	(fault_hits() ? (fault.after ? (void)(expression) : (void)0, fault_result()) : (expression))
 /* A descriptor whose number is lost would only show a leak that cannot happen. */
-#define OPEN(expression) (fault_hits() ? (errno = fault.error, -1) : (expression))
+#define OPEN(expression) (fault_hits() ? fault_result() : (expression))
 #else
 int64_t enl_set_fault(int64_t nth, int error, int after)
 {
