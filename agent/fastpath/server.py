@@ -273,8 +273,7 @@ class Server:
     # --- writing ------------------------------------------------------------------------------------------
 
     def send(self, call: Call, data: bytes) -> None:
-        """Write without blocking, then close. The pod's descriptors are closed before the answer is out."""
-        call.close_descriptors()
+        """Write without blocking, then close. The pod's descriptors are closed with the answer."""
         call.waiting = None
         connection = call._connection
         try:
@@ -287,6 +286,7 @@ class Server:
         if sent == len(data):
             call.close()
             return
+        call.close_descriptors()
         rest = memoryview(data)[sent:]
         self._unwatch(call)
         self._watched.add(call.fileno())
