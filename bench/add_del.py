@@ -2,7 +2,8 @@
 
 The yardstick is a plugin that does nothing plus the kernel's own share (`noop.c`, `floor.c`), measured in the same
 run. Ratios are taken within a run and then summed up over the runs, so that a slow run does not pass for a slow
-plugin.
+plugin. The no-op is built as the machine's compiler builds a static program. Ours is linked with musl, which starts in
+a third of the time; so the same no-op linked with musl is measured, too, and ours against that one is shown as well.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ class Run:
         self.burst = burst
 
     def level(self, name: str, present: int, verb: str, at_once: int) -> Level:
-        """The no-op knows no pods, so it is measured with none present only."""
-        found = self.plugins[name, 0 if name == "noop" else present]
+        """The no-ops know no pods, so they are measured with none present only."""
+        found = self.plugins[name, 0 if name.startswith("noop") else present]
         return next(one for one in found.levels if (one.verb, one.at_once) == (verb, at_once))
 
     def serial(self, name: str, present: int, verb: str) -> Level:
@@ -57,15 +58,15 @@ class Run:
         level = self.serial(name, present, verb)
         return (sum(level.calls_cpu) + level.daemon_cpu) / len(level.calls_cpu)
 
-    def wall_ratio(self, name: str, present: int, verb: str, share: float) -> float:
+    def wall_ratio(self, name: str, present: int, verb: str, share: float, bare_name: str = "noop") -> float:
         """A percentile of the calls against the same of no-op + floor."""
-        bare = self.serial("noop", 0, verb).calls_wall
+        bare = self.serial(bare_name, 0, verb).calls_wall
         yardstick = sum_percentile(bare, self.floor_wall(present, verb), share)
         return percentile(self.serial(name, present, verb).calls_wall, share) / yardstick
 
-    def cpu_ratio(self, name: str, present: int, verb: str) -> float:
+    def cpu_ratio(self, name: str, present: int, verb: str, bare_name: str = "noop") -> float:
         """CPU per call against no-op + floor."""
-        return self.cpu(name, present, verb) / (self.cpu("noop", 0, verb) + self.floor_cpu(present, verb))
+        return self.cpu(name, present, verb) / (self.cpu(bare_name, 0, verb) + self.floor_cpu(present, verb))
 
     def burst_ratio(self, name: str, present: int, verb: str) -> float:
         """All calls of the burst done, against as many no-ops at once plus as many floors."""
@@ -93,7 +94,7 @@ def answer(options: Options) -> Answer:
         turns.append((f"floor {beside}", partial(contenders.floor, ops, beside)))
         turns += [
             (f"{name} {beside}", partial(contenders.plugin, name, folder, levels(beside), beside))
-            for name in (["noop", *names] if beside == 0 else names)
+            for name in (["noop", "noop-musl", *names] if beside == 0 else names)
         ]
     measured = contenders.interleave(turns, options.runs, options.progress)
     runs = [to_run(measured, number, burst) for number in range(options.runs)]
@@ -120,6 +121,7 @@ def figures(runs: Sequence[Run], names: Sequence[str], present: Sequence[int], l
         for beside in present:
             found += ratios(runs, beside)
         found += growth(runs, present)
+        found += [against_musl(runs, verb, share) for verb in ("ADD", "DEL") for share in (0.5, 0.99, None)]
     for verb in ("ADD", "DEL"):
         found += serial_times(runs, verb, names, present)
     for verb in ("ADD", "DEL"):
@@ -158,6 +160,8 @@ def growth(runs: Sequence[Run], present: Sequence[int]) -> list[Figure]:
                 for run in runs
             ]
             found.append(figure(group, f"{verb} p50, enid", "times", ours, 1.2))
+            ratio = [run.wall_ratio("enid", beside, verb, 0.5) / run.wall_ratio("enid", 0, verb, 0.5) for run in runs]
+            found.append(figure(group, f"{verb} p50, enid over no-op + floor", "times", ratio, 1.2))
             yardstick = [
                 sum_percentile(run.serial("noop", 0, verb).calls_wall, run.floor_wall(beside, verb), 0.5)
                 / sum_percentile(run.serial("noop", 0, verb).calls_wall, run.floor_wall(0, verb), 0.5)
@@ -165,6 +169,15 @@ def growth(runs: Sequence[Run], present: Sequence[int]) -> list[Figure]:
             ]
             found.append(figure(group, f"{verb} p50, no-op + floor", "times", yardstick))
     return found
+
+
+def against_musl(runs: Sequence[Run], verb: str, share: float | None) -> Figure:
+    """One figure against the leanest no-op that we know; `share` None: CPU."""
+    group = "enid against a no-op linked with musl + floor, 0 pods present"
+    if share is None:
+        return figure(group, f"{verb} CPU", "times", [run.cpu_ratio("enid", 0, verb, "noop-musl") for run in runs])
+    values = [run.wall_ratio("enid", 0, verb, share, "noop-musl") for run in runs]
+    return figure(group, f"{verb} p{share * 100:.0f}", "times", values)
 
 
 def serial_times(runs: Sequence[Run], verb: str, names: Sequence[str], present: Sequence[int]) -> list[Figure]:
@@ -178,7 +191,12 @@ def serial_times(runs: Sequence[Run], verb: str, names: Sequence[str], present: 
             found.append(figure(group, f"{label}, p{share * 100:.0f}", "ms", values))
         found.append(figure(group, f"{label}, CPU", "ms", [cpu(run) / 1e6 for run in runs]))
 
-    times("no-op", lambda run: run.serial("noop", 0, verb).calls_wall, lambda run: run.cpu("noop", 0, verb))
+    for label, bare in (("no-op", "noop"), ("no-op linked with musl", "noop-musl")):
+        times(
+            label,
+            lambda run, bare=bare: run.serial(bare, 0, verb).calls_wall,  # type: ignore[misc]  # as below
+            lambda run, bare=bare: run.cpu(bare, 0, verb),  # type: ignore[misc]
+        )
     for beside in present:
         times(
             f"floor, {beside} present",

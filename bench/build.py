@@ -16,17 +16,18 @@ FOLDER = ROOT / ".cache" / "bench"
 WARN = ["-Wall", "-Wextra", "-Werror", "-Wshadow", "-Wconversion", "-Wno-sign-conversion", "-Wvla", "-Wformat=2"]
 
 
-def program(name: str, folder: Path = FOLDER) -> Path:
+def program(name: str, folder: Path = FOLDER, *, musl: bool = False) -> Path:
     """The path of `bench/NAME.c`, compiled if it is not newer than its source. Raises CalledProcessError.
 
-    Static, as the plugin is, so that the dynamic linker's time is in none of the contenders.
+    Static, as the plugin is, so that the dynamic linker's time is in none of the contenders. `musl`: linked with musl,
+    as the plugin is, too; else with the library that the machine's compiler brings.
     """
-    source, target = HERE / f"{name}.c", folder / name
+    source, target = HERE / f"{name}.c", folder / (f"{name}-musl" if musl else name)
     if target.exists() and target.stat().st_mtime > source.stat().st_mtime:
         return target
     folder.mkdir(parents=True, exist_ok=True)
-    fresh = target.with_name(f"{name}.{os.getpid()}")
-    compiler = os.environ.get("CC", "cc")
+    fresh = target.with_name(f"{target.name}.{os.getpid()}")
+    compiler = "musl-gcc" if musl else os.environ.get("CC", "cc")
     subprocess.run(
         [compiler, "-std=c11", "-D_GNU_SOURCE", "-O2", "-static", "-s", *WARN, "-o", str(fresh), str(source)],
         check=True,

@@ -30,7 +30,7 @@ Verb = Literal["ADD", "DEL"]
 class Spec(msgspec.Struct, frozen=True):
     """What to measure. `levels`: calls in flight -> calls in all."""
 
-    contender: Literal["noop", "enid", "ptp"]
+    contender: Literal["noop", "noop-musl", "enid", "ptp"]
     folder: str
     levels: dict[int, int]
     present: int = 0
@@ -85,7 +85,7 @@ def noop(folder: Path, spec: Spec, stack: ExitStack) -> Plugin:
     """The plugin that does nothing, called with the same input as ours."""
     config = folder / "noop.json"
     config.write_text(json.dumps({"cniVersion": "0.4.0", "name": "noop", "type": "noop", "filler": "x" * 200}))
-    return Plugin(program("noop"), config, 0)
+    return Plugin(program("noop", musl=spec.contender == "noop-musl"), config, 0)
 
 
 def enid(folder: Path, spec: Spec, stack: ExitStack) -> Plugin:
@@ -106,7 +106,12 @@ def ptp(folder: Path, spec: Spec, stack: ExitStack) -> Plugin:
     return Plugin(CNI_DIR / "ptp", config, 1)
 
 
-MAKERS: dict[str, Callable[[Path, Spec, ExitStack], Plugin]] = {"noop": noop, "enid": enid, "ptp": ptp}
+MAKERS: dict[str, Callable[[Path, Spec, ExitStack], Plugin]] = {
+    "noop": noop,
+    "noop-musl": noop,
+    "enid": enid,
+    "ptp": ptp,
+}
 
 
 def missing(contender: str) -> str:

@@ -120,7 +120,7 @@ def a_run(factor: int, *, noop: int = 400, floor: int = 600) -> dict[str, list[o
         ]  # fmt: skip
         return Outcome(name, present, levels)
 
-    found: dict[str, list[object]] = {"noop 0": [outcome("noop", 0, noop, noop)]}
+    found: dict[str, list[object]] = {name: [outcome(name, 0, noop, noop)] for name in ("noop", "noop-musl")}
     for present in (0, 250):
         times = [floor] * 4
         found[f"floor {present}"] = [Floor(4, present, 10, 4, 0, 0, times, times, times, times)]
@@ -139,7 +139,7 @@ def test_ratios_are_against_no_op_and_floor() -> None:
     assert limits["ADD p50"] == limits["DEL p50"] == limits["ADD CPU"] == limits["ADD, 110 at once"] == 1.5
     assert limits["ADD p99"] == 3.0
     grown = [figure for figure in found if "beside 250" in figure.group]
-    assert [figure.median for figure in grown] == [1.0] * 4
+    assert [figure.median for figure in grown] == [1.0] * 6
     times = {figure.name: figure.median for figure in found if figure.group == "ADD, one at a time"}
     assert times["enid, 0 present, p50"] == pytest.approx(2000 / 1e6)
     assert times["enid, 0 present, CPU"] == pytest.approx(2000 / 1e6)
