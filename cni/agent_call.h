@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
+#include "relay.h"
 #include "shim.h"
 
 enum answer {
@@ -105,7 +106,8 @@ static inline enum answer agent_send(const struct call *call, int fd, int64_t de
 	return ANSWER_HERE;
 }
 
-static inline enum answer agent_receive(int fd, int64_t deadline, uint8_t *buffer, struct wire_reply *reply)
+static inline enum answer agent_receive(struct call *call, int fd, int64_t deadline, uint8_t *buffer,
+					struct wire_reply *reply)
 {
 	size_t have = 0, wanted;
 	ssize_t n;
@@ -125,6 +127,11 @@ static inline enum answer agent_receive(int fd, int64_t deadline, uint8_t *buffe
 		switch (wire_read_reply(buffer, have, &wanted, reply)) {
 		case WIRE_MORE:
 			continue;
+		case WIRE_RELAYED:
+			if (!relay_serve(call, fd, reply))
+				return ANSWER_NO_AGENT;
+			have = 0;
+			continue;
 		case WIRE_WHOLE:
 			return ANSWER_HERE;
 		case WIRE_OTHER_VERSION:
@@ -137,8 +144,8 @@ static inline enum answer agent_receive(int fd, int64_t deadline, uint8_t *buffe
 
 /* Asks until there is an answer: `connect_ms` at most without anybody who listens, `total_ms` in all.
  * `buffer` has WIRE_MAX_REPLY + 1 bytes, and `reply` points into it. */
-static inline enum answer agent_ask(const struct call *call, int64_t connect_ms, int64_t total_ms,
-				    uint8_t *buffer, struct wire_reply *reply)
+static inline enum answer agent_ask(struct call *call, int64_t connect_ms, int64_t total_ms, uint8_t *buffer,
+				    struct wire_reply *reply)
 {
 	int64_t start = clock_ms(), deadline = start + total_ms, heard = start, until,
 		backoff = BACKOFF_FIRST_MS;
@@ -151,7 +158,7 @@ static inline enum answer agent_ask(const struct call *call, int64_t connect_ms,
 		if (fd >= 0) {
 			answer = agent_send(call, fd, deadline);
 			if (answer == ANSWER_HERE)
-				answer = agent_receive(fd, deadline, buffer, reply);
+				answer = agent_receive(call, fd, deadline, buffer, reply);
 			why = errno;
 			close(fd);
 			if (answer != ANSWER_NO_AGENT)

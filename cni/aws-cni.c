@@ -153,14 +153,13 @@ static int check_environment(const struct call *call, const char *command)
 static int take_netns(struct call *call, bool *own_netns)
 {
 	const char *path = call->env[ENV_NETNS], *step, *sysctl;
-	int own = -1;
 	enum netns_state state;
 
 	if (!*path) {
 		frame[7] = WIRE_NETNS_GONE;
 		return 0;
 	}
-	state = netns_enter(call, call->ports.at ? &own : NULL, &step);
+	state = netns_enter(call, &step);
 	*own_netns = state == NETNS_OWN;
 	if (state == NETNS_ENTERED) {
 		frame[7] = WIRE_HAS_DESCRIPTORS;
@@ -169,7 +168,7 @@ static int take_netns(struct call *call, bool *own_netns)
 				    "%s in CNI_NETNS %.256s cannot be set: %s", sysctl, path,
 				    strerror(errno));
 		/* portmap works in the host's namespace. */
-		if (own >= 0 && setns(own, CLONE_NEWNET))
+		if (call->ports.at && setns(call->own, CLONE_NEWNET))
 			return fail(call, CNI_BAD_NETNS, "see the error",
 				    "the host's namespace cannot be entered: %s", strerror(errno));
 		return 0;
@@ -327,7 +326,7 @@ int main(void)
 		     {"CHECK", WIRE_CHECK},
 		     {"STATUS", WIRE_STATUS},
 		     {"GC", WIRE_GC}};
-	static struct call call = {.version = "0.4.0", .netns = -1, .route = -1};
+	static struct call call = {.version = "0.4.0", .netns = -1, .route = -1, .own = -1, .host = -1};
 	const char *command = getenv("CNI_COMMAND");
 	size_t i;
 

@@ -19,9 +19,8 @@ enum netns_state {
 	NETNS_FAILED /* errno; `*step` says what failed */
 };
 
-/* Fills `call->netns` and `call->route`, and stays inside. If `own` is given, our namespace is opened there
- * first, for `netns_leave`. */
-static inline enum netns_state netns_enter(struct call *call, int *own, const char **step)
+/* Fills `call->netns`, `call->route` and `call->own`, and stays inside. */
+static inline enum netns_state netns_enter(struct call *call, const char **step)
 {
 	struct stat pod, host;
 	int fd;
@@ -32,12 +31,11 @@ static inline enum netns_state netns_enter(struct call *call, int *own, const ch
 	if (fd < 0 || fstat(fd, &pod))
 		return NETNS_FAILED;
 	*step = "cannot be compared with /proc/self/ns/net";
-	if (stat("/proc/self/ns/net", &host))
+	call->own = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
+	if (call->own < 0 || fstat(call->own, &host))
 		return NETNS_FAILED;
 	if (pod.st_dev == host.st_dev && pod.st_ino == host.st_ino)
 		return NETNS_OWN;
-	if (own && (*own = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC)) < 0)
-		return NETNS_FAILED;
 	*step = "cannot be entered";
 	if (setns(fd, CLONE_NEWNET))
 		return NETNS_FAILED;

@@ -45,6 +45,7 @@ struct call {
 	bool ipv6;
 	struct json_span name, ports, previous; /* ports: unset if there are none */
 	int netns, route;			/* the descriptors to send, or -1 */
+	int own, host; /* the namespace we came from, and a socket in it; -1 until needed */
 };
 
 enum call_env { ENV_CONTAINER, ENV_NETNS, ENV_IFNAME, ENV_ARGS, ENV_PATH };

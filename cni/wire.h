@@ -25,19 +25,24 @@ enum wire_kind {
 	WIRE_STATUS = 4,
 	WIRE_GC = 5,
 	WIRE_REPLY = 128,
-	WIRE_UNSUPPORTED = 129
+	WIRE_UNSUPPORTED = 129,
+	WIRE_RELAY = 130
 };
+
+/* The first byte of a RELAY's body: which socket, or the question for the number of the pod's namespace. */
+enum wire_relay { WIRE_RELAY_HOST = 0, WIRE_RELAY_POD = 1, WIRE_RELAY_NETNS = 2 };
 
 enum wire_flag { WIRE_HAS_DESCRIPTORS = 1, WIRE_REPLAYED = 2, WIRE_NETNS_GONE = 4 };
 
 /* What `wire_read_reply` found in the bytes so far. */
-enum wire_state { WIRE_MORE, WIRE_WHOLE, WIRE_OTHER_VERSION, WIRE_BROKEN };
+enum wire_state { WIRE_MORE, WIRE_WHOLE, WIRE_OTHER_VERSION, WIRE_BROKEN, WIRE_RELAYED };
 
 struct wire_reply {
 	uint32_t status;
 	const char *text; /* inside the caller's buffer, not terminated */
 	uint32_t size;
 	uint16_t lowest, highest; /* with WIRE_OTHER_VERSION */
+	uint8_t which;		  /* with WIRE_RELAYED, whose bytes are `text` */
 };
 
 static inline void wire_put16(uint8_t *at, uint16_t value)
@@ -74,7 +79,7 @@ static inline void wire_put_header(uint8_t *at, enum wire_kind kind, uint8_t fla
 }
 
 /* Looks at the first `have` bytes of an answer. With WIRE_MORE, `*wanted` is the size of what is known to
- * come (header or whole frame; never above WIRE_MAX_REPLY); with WIRE_WHOLE and WIRE_OTHER_VERSION `*reply`
+ * come (header or whole frame; never above WIRE_MAX_REPLY); with all but WIRE_MORE and WIRE_BROKEN `*reply`
  * is filled. Bytes after the frame are as wrong as too few. Reads nothing beyond `have`. */
 static inline enum wire_state wire_read_reply(const uint8_t *data, size_t have, size_t *wanted,
 					      struct wire_reply *reply)
@@ -90,9 +95,11 @@ static inline enum wire_state wire_read_reply(const uint8_t *data, size_t have, 
 	kind = data[6];
 	length = wire_get32(data + 8);
 	/* An agent of any version says in this one layout which versions it speaks. */
-	if (kind == WIRE_UNSUPPORTED ? length != 4 : kind != WIRE_REPLY || length < 8)
+	if (kind != WIRE_REPLY && kind != WIRE_UNSUPPORTED && kind != WIRE_RELAY)
 		return WIRE_BROKEN;
-	if (kind == WIRE_REPLY && (wire_get16(data + 4) != WIRE_VERSION || length > 8 + WIRE_MAX_FIELD))
+	if (kind == WIRE_UNSUPPORTED ? length != 4 : length < (kind == WIRE_REPLY ? 8 : 1))
+		return WIRE_BROKEN;
+	if (kind != WIRE_UNSUPPORTED && (wire_get16(data + 4) != WIRE_VERSION || length > 8 + WIRE_MAX_FIELD))
 		return WIRE_BROKEN;
 	*wanted = WIRE_HEADER + length;
 	if (have > *wanted)
@@ -103,6 +110,12 @@ static inline enum wire_state wire_read_reply(const uint8_t *data, size_t have, 
 		reply->lowest = wire_get16(data + WIRE_HEADER);
 		reply->highest = wire_get16(data + WIRE_HEADER + 2);
 		return WIRE_OTHER_VERSION;
+	}
+	if (kind == WIRE_RELAY) {
+		reply->which = data[WIRE_HEADER];
+		reply->size = length - 1;
+		reply->text = (const char *)data + WIRE_HEADER + 1;
+		return WIRE_RELAYED;
 	}
 	reply->status = wire_get32(data + WIRE_HEADER);
 	reply->size = wire_get32(data + WIRE_HEADER + 4);

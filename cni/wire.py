@@ -51,8 +51,11 @@ class Kind(IntEnum):
     GC = 5
     REPLY = 128
     UNSUPPORTED = 129
+    RELAY = 130
 
 
+# The first byte of a RELAY's body: the socket in question, or the question for the number of the pod's namespace.
+RELAY_HOST, RELAY_POD, RELAY_NETNS = 0, 1, 2
 REQUESTS: Final = frozenset((Kind.ADD, Kind.DEL, Kind.CHECK, Kind.STATUS, Kind.GC))
 FIELDS: Final = ("container_id", "netns", "ifname", "args", "path", "config")
 # What the runtime calls them, for messages.
@@ -155,6 +158,18 @@ def encode_reply(status: int, text: bytes | str = b"", version: int = VERSION) -
 def encode_unsupported() -> bytes:
     """The answer to a frame whose version is not spoken."""
     return _frame(Kind.UNSUPPORTED, 0, _VERSIONS.pack(LOWEST_VERSION, VERSION), VERSION)
+
+
+def encode_relay(which: int, data: bytes) -> bytes:
+    """A netlink datagram on its way through the shim, or an answer to one; an empty one ends the answers."""
+    return _frame(Kind.RELAY, 0, bytes((which,)) + data, VERSION)
+
+
+def parse_relay(frame: Frame, which: int) -> bytes:
+    """The datagram in a frame that answers for this socket. Raises WireError."""
+    if frame.kind is not Kind.RELAY or frame.body[:1] != bytes((which,)):
+        raise WireError(f"a {frame.kind.name} frame of {len(frame.body)} bytes is no answer to a relayed message")
+    return frame.body[1:]
 
 
 def spool_name(boottime_ns: int, pid: int) -> str:

@@ -95,7 +95,11 @@ cdef class Socket:
     def get_link(self, bytes name, uint32_t index, uint64_t deadline_ns=0):
         cdef enl_fail f
         cdef enl_object o
-        cdef int found = enl_get_link(&self.c, index, name.ljust(16, b"\0"), deadline_ns, &o, &f)
+        cdef bytes padded = name.ljust(16, b"\0")
+        cdef const char *text = padded
+        cdef int found
+        with nogil:
+            found = enl_get_link(&self.c, index, text, deadline_ns, &o, &f)
         if found < 0:
             raise refused(&f, ())
         return thing(&o) if found else None

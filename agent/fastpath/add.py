@@ -10,7 +10,8 @@ import errno
 import fcntl
 import os
 import time
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
 from agent.fastpath.kernel import refusal, spare_name
 from agent.fastpath.loop import now_ns
@@ -48,9 +49,13 @@ class Adder:
                 f"{request.namespace}/{request.pod} asks for one interface on each network card "
                 f"({netconf.NIC_ANNOTATION}={netconf.MULTI_NIC}), and ENABLE_MULTI_NIC is off"
             )
-        if len(call.fds) != 2:
+        if call.relayed:
+            node.count("add_relayed")
+            node.log.info("add", f"{request.namespace}/{request.pod}: {call.lacks}; the shim sends for us")
+        elif len(call.fds) != 2:
             raise DescriptorsRefused("ADD came without the descriptors of the pod's network namespace")
-        self._take_descriptors(call)
+        else:
+            self._take_descriptors(call)
         self._spool.check()
         if call.hung_up():
             # Its DEL may be through already: what is made now would stay.
@@ -105,9 +110,9 @@ class Adder:
         """A request that was answered, or begun, before: the same address, the veth made anew only if it must be."""
         node = self._node
         node.count("add_repeated")
-        pod = _pod(call)
         try:
-            whole = node.kernel.whole(owner, pod, request.ifname)
+            with _Way(call) as way:
+                whole = node.kernel.whole(owner, way.pod, request.ifname)
             if whole:
                 node.kernel.host_again(owner)
             if not whole and owner.host_index:
@@ -181,12 +186,28 @@ class Adder:
         """Raises NetlinkError when nothing helps."""
         node = self._node
         owner.host_mac = names.derived_mac(owner.meta.container_id, owner.meta.ifname, "host")
-        pod = _pod(call)
+        mtu = request.mtu or node.settings.pod_mtu
+        with _Way(call) as way:
+            try:
+                return self._wire_by(way, request, owner, mtu)
+            except netlink.KernelError as error:
+                if not error.undone:
+                    self._find_leftover(owner)
+                raise
+
+    def _find_leftover(self, owner: Owner) -> None:
+        """What an ADD has made and could not take back, its way into the pod being cut, ends with the owner."""
+        node = self._node
+        link = node.kernel.host.link(name=owner.meta.host_veth)
+        if link is not None and link.mac == owner.host_mac:
+            node.book.set_index(owner, link.ifindex)
+
+    def _wire_by(self, way: _Way, request: Request, owner: Owner, mtu: int) -> int:
+        node, pod = self._node, way.pod
         flushed = False
         for left in range(NAME_TRIES, -1, -1):
             try:
-                mtu = request.mtu or node.settings.pod_mtu
-                return node.kernel.wire(owner, pod, call.fds[0], request.ifname, mtu)
+                return node.kernel.wire(owner, pod, way.netns, request.ifname, mtu, way.host)
             except netlink.NameTaken as taken:
                 if not left:
                     raise
@@ -271,6 +292,25 @@ def _failed(error: EnidError, cool: bool) -> Gone:
     return Gone("failed", 0, error.text, error.code, error.details(), cool)
 
 
-def _pod(call: Call) -> netlink.Socket:
-    assert isinstance(call.pod, netlink.Socket)
-    return call.pod
+class _Way:
+    """How the pod's namespace is reached: by the descriptors that the call brought, or through its shim."""
+
+    def __init__(self, call: Call) -> None:
+        self._relay = call.relay() if call.relayed else None
+        self.host: netlink.Socket | None = None
+        self._call = call
+
+    def __enter__(self) -> Self:
+        """Raises DescriptorsRefused if the shim does not play its part."""
+        if self._relay is not None:
+            self._relay.__enter__()
+            self.host, self.pod, self.netns = self._relay.host, self._relay.pod, self._relay.netns
+        else:
+            pod = self._call.pod
+            assert isinstance(pod, netlink.Socket)
+            self.pod, self.netns = pod, self._call.fds[0]
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._relay is not None:
+            self._relay.__exit__(kind, error, at)

@@ -60,8 +60,11 @@ class Kernel:
         """The shape for a pod with this address and route table."""
         return self._shapes[len(address) == 16, secondary(table)]
 
-    def wire(self, owner: Owner, pod: netlink.Socket, netns: int, ifname: str, mtu: int) -> int:
-        """Make the pod's network; returns the index of the host end.
+    def wire(
+        self, owner: Owner, pod: netlink.Socket, netns: int, ifname: str, mtu: int, host: netlink.Socket | None = None
+    ) -> int:
+        """Make the pod's network; returns the index of the host end. `netns` is a descriptor of whoever sends for
+        `host`, which is this process if it is not given.
 
         Raises netlink.NameTaken, netlink.KernelError, netlink.WrongSocket; the caller knows what to do about names.
         """
@@ -77,7 +80,7 @@ class Kernel:
             netns=netns,
             table=meta.table,
         )
-        return netlink.pod_add(self.host, pod, shape, slots, self.took)
+        return netlink.pod_add(host or self.host, pod, shape, slots, self.took)
 
     def unwire(self, owner: Owner) -> int:
         """Take rules and route away and set the link down; returns its index for the reaper, 0 if there is none.

@@ -16,6 +16,7 @@ from typing import Final, Protocol
 
 from agent.fastpath.log import Log
 from agent.fastpath.loop import READ, WRITE, Loop, Timer, now_ns
+from agent.fastpath.relay import Relay
 from cni import wire
 from core import result
 from core.errors import BadRequest, DescriptorsRefused, EnidError
@@ -48,6 +49,7 @@ class Call:
         "gone",
         "lacks",
         "pod",
+        "relayed",
         "request",
         "waiting",
     )
@@ -58,6 +60,7 @@ class Call:
         self._decoder = wire.Decoder()
         self.fds: list[int] = []
         self.lacks = ""  # why there are not the descriptors that were announced
+        self.relayed = False  # the shim must speak for us: the kernel has held them back
         self.pod: Closable | None = None
         self.arrived_ns = now_ns()
         self.request: wire.Request | None = None
@@ -67,6 +70,10 @@ class Call:
     def fileno(self) -> int:
         """The connection's descriptor."""
         return self._connection.fileno()
+
+    def relay(self) -> Relay:
+        """The pod's netlink through this call's shim."""
+        return Relay(self._connection)
 
     def take(self) -> bool:
         """Read what is there; True once the whole request is.
@@ -95,7 +102,8 @@ class Call:
                 wanted = wire.DESCRIPTORS if self.request.flags & wire.HAS_DESCRIPTORS else 0
                 if not self.lacks and len(self.fds) != wanted:
                     self.lacks = f"{len(self.fds)} descriptors came with the request, {wanted} are announced"
-                if self.lacks and self.request.kind not in WITHOUT:
+                self.relayed = self.relayed and self.request.kind is wire.Kind.ADD
+                if self.lacks and self.request.kind not in WITHOUT and not self.relayed:
                     raise DescriptorsRefused(self.lacks)
                 return True
 
@@ -105,6 +113,7 @@ class Call:
             os.close(os.dup(self._connection.fileno()))
         except OSError as error:
             return f"the agent has no room for the descriptors of the pod's namespace: {error}"
+        self.relayed = True
         return "the descriptors of the pod's namespace were held back by the kernel; SELinux does that"
 
     @property

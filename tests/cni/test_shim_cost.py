@@ -19,7 +19,7 @@ from tests.cni.fake_agent import RESULT, FakeAgent, reply
 START = "rt_sigaction"
 INPUT = ["read", "read"]
 # musl sets close-on-exec once more, for kernels that know no O_CLOEXEC.
-NETNS = ["openat", "fcntl", "stat", "stat", "setns", "socket"]
+NETNS = ["openat", "fcntl", "stat", "openat", "fcntl", "stat", "setns", "socket"]
 EXCHANGE = ["socket", "connect", "sendmsg", "poll", "recvfrom", "close"]
 END = "exit_group"
 # Other processors and libraries spell some of them otherwise.

@@ -87,6 +87,8 @@ static void read_reply(const uint8_t *data, size_t size)
 			CHECK(have == wanted && reply.status <= 255);
 			CHECK((const uint8_t *)reply.text + reply.size == block + have);
 		}
+		if (found == WIRE_RELAYED)
+			CHECK((const uint8_t *)reply.text + reply.size == block + have);
 		free(block);
 	}
 }
