@@ -92,7 +92,7 @@ class Reaper(threading.Thread):
             if self._stop_gathering.wait(wait_s):
                 return
 
-    def _delete(self, batch: list[int]) -> list[int]:
+    def _take_out(self, batch: list[int]) -> list[int]:
         """Delete them; those that could not be. One that the kernel refuses must not keep the others."""
         try:
             netlink.set_group_and_delete(self.socket, batch)
@@ -123,7 +123,7 @@ class Reaper(threading.Thread):
                 if not self._waiting:
                     self._hurry = False
                     self._stop_gathering.clear()
-            left = self._delete(batch)
+            left = self._take_out(batch)
             with self._lock:
                 self._pending.difference_update(set(batch).difference(left))
                 self._waiting += left

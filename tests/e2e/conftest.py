@@ -13,6 +13,8 @@ from cli.stage import Stage
 from sandbox.client import Sandbox
 from sandbox.scenario import Scenario
 
+# What Python prints by itself when something was not caught.
+TRACES = ("Traceback (most recent call last)", "Exception ignored", "Exception in thread")
 MakeStage = Callable[..., Stage]
 
 
@@ -41,7 +43,11 @@ def make_stage(short_folder: Path, request: pytest.FixtureRequest) -> Iterator[M
         return stage
 
     yield make
+    told: list[str] = []
     for world in worlds:
         for log in sorted(world.folder.glob("nodes/*/log/*")):
-            request.node.add_report_section("call", str(log.name), log.read_text(errors="replace")[-4000:])
+            text = log.read_text(errors="replace")
+            request.node.add_report_section("call", str(log.name), text[-4000:])
+            told += [f"{log.name}: {mark}\n{text[-4000:]}" for mark in TRACES if mark in text]
         world.down()
+    assert not told, "\n".join(told)

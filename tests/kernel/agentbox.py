@@ -37,6 +37,8 @@ from ext import netlink
 T = TypeVar("T")
 CLONE_NEWNET: Final = 0x40000000
 TIMEOUT_S: Final = 20.0
+# What Python prints by itself when something was not caught.
+TRACES: Final = ("Traceback (most recent call last)", "Exception ignored", "Exception in thread")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -437,6 +439,9 @@ class AgentBox:
         if error is not None:
             print(self.text()[-8000:])
         self.close()
+        if error is None:
+            told = [mark for mark in TRACES if mark in self.text()]
+            assert not told, self.text()[-8000:]
 
 
 def _net(address: bytes) -> str:
