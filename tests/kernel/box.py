@@ -7,22 +7,26 @@ cleaning up and nothing can leak into the next test. State is read with iproute2
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import functools
+import json
 import os
 import re
 import socket
+import struct
 import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 import pytest
 
 from ext import netlink
 
 CLONE_NEWNS, CLONE_NEWNET = 0x20000, 0x40000000
+SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 P = ParamSpec("P")
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -39,6 +43,12 @@ def setns(fd: int) -> None:
         raise OSError(ctypes.get_errno(), "setns")
 
 
+def loopback_up() -> None:
+    """As `ip link set lo up`, without a process: every namespace of every test needs it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
+
+
 def run_child(body: Callable[[], None]) -> str:
     """Fork, unshare, run. The child's traceback, empty if it went well."""
     read, write = os.pipe()
@@ -49,7 +59,7 @@ def run_child(body: Callable[[], None]) -> str:
         try:
             os.close(read)
             unshare(CLONE_NEWNET | CLONE_NEWNS)
-            subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+            loopback_up()
             body()
             status = 0
         except BaseException:
@@ -99,7 +109,7 @@ class Pod:
             unshare(CLONE_NEWNET)
             self.fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             if lo:
-                subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+                loopback_up()
         finally:
             setns(home)
             os.close(home)
@@ -140,17 +150,45 @@ def ip(command: str) -> list[str]:
     return sorted(re.sub(r"\s+", " ", line).strip() for line in done.stdout.splitlines())
 
 
-def state() -> dict[str, list[str]]:
-    """All that an ADD and a DEL may touch in this namespace."""
-    return {
-        "links": sorted(re.sub(r"^\d+: ", "", line) for line in ip("-o link")),
-        "addresses": sorted(re.sub(r"^\d+: ", "", line) for line in ip("-o address")),
-        "rules": ip("rule"),
-        "rules6": ip("-6 rule"),
-        "routes": ip("route show table all"),
-        "routes6": ip("-6 route show table all"),
-        "neighbours": ip("neigh show nud permanent"),
+Things = list[dict[str, Any]]
+LINK_LOCAL = re.compile('"(fe80:|ff00::/8)')
+
+
+def listings(*commands: str, options: str = "") -> list[Things]:
+    """What several commands of `ip` list, as JSON, from one process: starting one is what costs on a slow machine."""
+    words = ["ip", *options.split(), "-j", "-batch", "-"]
+    done = subprocess.run(words, input="\n".join(commands) + "\n", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{words} {commands}: {done.stderr}"
+    decoder, found, rest = json.JSONDecoder(), [], done.stdout.lstrip()
+    while rest:
+        things, end = decoder.raw_decode(rest)
+        found.append([thing for thing in things if thing])
+        rest = rest[end:].lstrip()
+    assert len(found) == len(commands), done.stdout
+    return found
+
+
+def state() -> dict[str, Things]:
+    """All that an ADD and a DEL may touch in this namespace, sorted and without the indexes of links.
+
+    Link-local addresses are left out: a link that is up gets one and its routes by itself, a second or two later."""
+    links, addresses, rules, routes, neighbours = listings(
+        "link", "address", "rule", "route show table all", "neigh show nud permanent"
+    )
+    rules6, routes6 = listings("rule", "route show table all", options="-6")
+    found = {
+        "links": [{name: value for name, value in link.items() if name != "ifindex"} for link in links],
+        "addresses": [{"link": link["ifname"], **info} for link in addresses for info in link["addr_info"]],
+        "rules": rules,
+        "rules6": rules6,
+        "routes": routes,
+        "routes6": routes6,
+        "neighbours": neighbours,
     }
+    lasting = {
+        name: [thing for thing in things if not LINK_LOCAL.search(json.dumps(thing))] for name, things in found.items()
+    }
+    return {name: sorted(things, key=json.dumps) for name, things in lasting.items()}
 
 
 def descriptors() -> int:

@@ -12,6 +12,7 @@ import sys
 import pytest
 
 from ext import _netlink, netlink
+from tests.kernel import features
 from tests.kernel.box import HOST_MAC, Pod, descriptors, inside, ip, run_child, slots_for, state
 
 
@@ -30,13 +31,16 @@ def adds(ipv6: bool) -> None:
     """Every call, both ways: pod_add fails, says so, and nothing is left; then the same sockets still work."""
     shape = netlink.pod_shape(ipv6=ipv6, secondary=True)
     count = calls_of_an_add(shape)
-    # Socket.open() and the adoption have no hooks; send, receive, open, read and write do.
-    assert count == 16, count
+    # Socket.open() and the adoption have no hooks; send, receive, open, read and write do. Without an echo the link is
+    # asked for: a call more, as what comes back takes the echo's place.
+    least = 16 + (not features.echoes_new_links())
+    # Before 6.8 the host end may have to be asked for more than once, but not each time: only these calls are sure.
+    assert count == least or (count > least and not features.activates_when_asked()), count
     host, pod = netlink.Socket.open(), Pod(lo=False)
     with inside(pod.fd):
         inside_before = ip("-o link")
     before, open_before = state(), descriptors()
-    for nth, after in itertools.product(range(1, count + 1), (0, 1)):
+    for nth, after in itertools.product(range(1, least + 1), (0, 1)):
         with pod.socket() as sock:
             _netlink.set_fault(nth, errno.ENOBUFS, after)
             with pytest.raises(netlink.KernelError) as caught:

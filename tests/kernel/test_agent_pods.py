@@ -141,6 +141,7 @@ def test_a_late_delete_does_not_hit_the_newer_pod(box: AgentBox) -> None:
     new.add()
     new_too = box.pod("web-1")
     new_too.add()
+    until(lambda: box.state()[0] == {new.host_veth, new_too.host_veth}, "the old one's veth is gone")
     state = box.state()
     # The first release is over, so the address of the old one may be anybody's by now.
     old.delete(conf={"prevResult": old.result})
@@ -345,7 +346,8 @@ def test_a_hostnetwork_namespace_is_refused(box: AgentBox) -> None:
 def test_a_name_held_inside_the_pod_is_refused_and_undone(box: AgentBox) -> None:
     pod = box.pod("web-0")
     before = box.state()
-    pod.socket.rename(1, "eth0")
+    # Loopback must be down for it on old kernels.
+    pod.socket.apply([netlink.link_set(1, up=False), netlink.link_set(1, name="eth0")])
     with pytest.raises(CniError) as caught:
         pod.add()
     assert (caught.value.code, "EEXIST" in caught.value.body["details"]) == (120, True)

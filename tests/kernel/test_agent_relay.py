@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from cni import wire
+from tests.kernel import features
 from tests.kernel.agentbox import AgentBox, CniError, Pod, answer, in_namespace, until
 from tests.kernel.test_agent_restart import ADDRESSES, NOTHING
 
@@ -165,8 +166,11 @@ def messages_of_an_add(box: AgentBox) -> int:
 
 def test_a_shim_that_goes_at_any_message_leaves_nothing(box: AgentBox) -> None:
     count = messages_of_an_add(box)
-    assert count == 5, "the number, the veth, the host's batch, the pod's, the question at the end"
-    for last in range(count):
+    # The number, the veth, the host's batch, the pod's, the question at the end; without an echo one after the veth.
+    least = 5 + (not features.echoes_new_links())
+    # The last question may have to be asked again before 6.8.
+    assert count == least or (count > least and not features.activates_when_asked())
+    for last in range(least):
         pod = box.pod(f"web-{last}")
         playing = Playing(box, pod)
         assert playing.add(lambda n, last=last: b"" if n == last else None) == b""  # type: ignore[misc]  # a default

@@ -9,6 +9,7 @@ import socket
 import pytest
 
 from ext import netlink
+from tests.kernel import features
 from tests.kernel.box import (
     HOST_MAC,
     NAME,
@@ -39,24 +40,24 @@ def mac_text(mac: bytes) -> str:
 @in_namespace
 def test_the_state_of_an_add_is_the_contract(ipv6: bool, secondary: bool) -> None:
     """Data plane specification 7.1 and 7.3, everything that `ip` shows on both sides."""
-    before = state()
+    address, bits, family = TEXT[ipv6], 128 if ipv6 else 32, "-6" if ipv6 else "-4"
+    routes_before, rules_before = set(ip(f"{family} route show table all")), set(ip(f"{family} rule"))
     host, pod = netlink.Socket.open(), Pod()
     shape, took = netlink.pod_shape(ipv6=ipv6, secondary=secondary), bytearray(netlink.TOOK.size)
     index = netlink.pod_add(host, pod.socket(), shape, slots_for(shape, pod, mtu=1400), took)
 
-    address, bits, family = TEXT[ipv6], 128 if ipv6 else 32, "-6" if ipv6 else "-4"
     assert socket.if_nametoindex(NAME) == index
     [link] = [line for line in ip("-d -o link") if NAME in line]
     assert "<BROADCAST,MULTICAST,UP,LOWER_UP> mtu 1400 qdisc noqueue state UP" in link
     assert f"link/ether {mac_text(HOST_MAC)} " in link
     assert ip(f"{family} address show dev {NAME} scope global") == []
     metric = " metric 1024 pref medium" if ipv6 else " scope link"
-    routes = {r for r in ip(f"{family} route show table all") if not r.startswith(("fe80::", "multicast"))}
-    assert routes - set(before["routes6" if ipv6 else "routes"]) == {f"{address} dev {NAME} proto kernel{metric}"}
+    routes = {r for r in ip(f"{family} route show table all") if "fe80:" not in r and "ff00:" not in r}
+    assert routes - routes_before == {f"{address} dev {NAME} proto kernel{metric}"}
     wanted = {f"512: from all to {address} lookup main"}
     if secondary:
         wanted.add(f"1536: from {address} lookup 2")
-    assert set(ip(f"{family} rule")) - set(before["rules6" if ipv6 else "rules"]) == wanted
+    assert set(ip(f"{family} rule")) - rules_before == wanted
     assert all("proto kernel" in r for r in ip(f"{family} -d rule") if r.startswith(("512", "1536")))
     assert f"{address} dev {NAME} lladdr {mac_text(POD_MAC)} PERMANENT" in ip(f"{family} neigh")
     for leaf, value in (("accept_ra", "0"), ("accept_redirects", "1"), ("forwarding", "0")):
@@ -76,7 +77,10 @@ def test_the_state_of_an_add_is_the_contract(ipv6: bool, secondary: bool) -> Non
     link_tail = tail if ipv6 else " scope link"
     assert routes == {f"default via {gateway} dev eth0{tail}", f"{gateway} dev eth0{link_tail}"}
     assert f"{gateway} dev eth0 lladdr {mac_text(HOST_MAC)} PERMANENT" in pod.ip(f"{family} neigh")
-    assert netlink.TOOK.unpack(took)[6] == 11 + secondary + ipv6
+    messages = netlink.TOOK.unpack(took)[6]
+    least = 11 + secondary + ipv6 + (not features.echoes_new_links())
+    # Before 6.8 the host end may have to be asked for more than once.
+    assert messages == least or (messages > least and not features.activates_when_asked())
 
 
 @in_namespace
@@ -142,9 +146,7 @@ def add_bad_name_in_pod(pod: Pod) -> None:
 
 def add_default_route_in_pod(pod: Pod) -> None:
     """A default route exists in the pod."""
-    pod.ip("link add other type veth peer name more")
-    pod.ip("link set other up")
-    pod.ip("route add default dev other")
+    pod.ip("route add default dev lo")
 
 
 @pytest.mark.parametrize(
@@ -214,26 +216,6 @@ def test_a_taken_name_is_told_with_its_holder(ipv6: bool) -> None:
 
 
 @BOTH
-@in_namespace
-def test_a_living_veth_is_renamed_and_keeps_its_address(ipv6: bool) -> None:
-    """Two sandboxes of one pod: both are reachable, each by its own veth."""
-    host, old, new, shape = netlink.Socket.open(), Pod(), Pod(), netlink.pod_shape(ipv6=ipv6)
-    index = netlink.pod_add(host, old.socket(), shape, slots_for(shape, old))
-    host.rename(index, "enixold")
-    second = netlink.pod_add(host, new.socket(), shape, slots_for(shape, new, 1, NAME))
-    found = host.link(name="enixold")
-    assert found is not None
-    assert (found.ifindex, found.up, found.mac) == (index, True, HOST_MAC)
-    family = "-6" if ipv6 else "-4"
-    assert any(line.startswith(f"{TEXT[ipv6]} dev enixold") for line in ip(f"{family} route"))
-    # A DEL of the old sandbox by name must not take the new one's link down.
-    assert netlink.pod_del(host, shape, slots_for(shape, old)) == 0
-    after = host.link(index=second)
-    assert after is not None
-    assert after.up
-
-
-@BOTH
 @pytest.mark.parametrize("secondary", [False, True], ids=["main", "table"])
 @in_namespace
 def test_a_del_leaves_nothing_once_or_twice(ipv6: bool, secondary: bool) -> None:
@@ -244,7 +226,7 @@ def test_a_del_leaves_nothing_once_or_twice(ipv6: bool, secondary: bool) -> None
     for table in (0, 2):
         assert netlink.pod_del(host, shape, slots_for(shape, pod, table=table)) == index
         after = state()
-        assert [line.split()[0] for line in after.pop("links")] == [f"{NAME}@if2:", "lo:"]
+        assert {(link["ifname"], link.get("link_index")) for link in after.pop("links")} == {(NAME, 2), ("lo", None)}
         assert after == {k: v for k, v in before.items() if k != "links"}
     link = host.link(index=index)
     assert link is not None
@@ -266,7 +248,7 @@ def test_a_drop_leaves_what_a_del_leaves(ipv6: bool, secondary: bool) -> None:
     for _ in range(2):
         netlink.pod_drop(host, shape, address, index)
         after = state()
-        assert [line.split()[0] for line in after.pop("links")] == [f"{NAME}@if2:", "lo:"]
+        assert {(link["ifname"], link.get("link_index")) for link in after.pop("links")} == {(NAME, 2), ("lo", None)}
         assert after == {k: v for k, v in before.items() if k != "links"}
     link = host.link(index=index)
     assert link is not None
