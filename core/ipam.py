@@ -291,10 +291,6 @@ class Book:
         else:
             self.pool.unquarantine_address(address, now_ns)
 
-    def held_by(self, index: int) -> list[bytes]:
-        """Addresses that are held for this link, perhaps among others."""
-        return [address for address, held in self.held.items() if index in held.links]
-
     def watched(self) -> list[int]:
         """Links whose end means something: those of owners and those that addresses are held for."""
         return [*self.by_index, *(index for held in self.held.values() for index in held.links)]

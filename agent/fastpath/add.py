@@ -238,14 +238,13 @@ class Adder:
         name = spare_name(request.veth_prefix, f"{taken.ifindex} {link.mac.hex()}")
         if holder is None and taken.ifindex in node.reaper:
             # Renaming what is going away takes 50 us, waiting for it to be gone 20 ms.
-            kernel.rename(taken.ifindex, name, ())
+            kernel.rename(taken.ifindex, name)
             return
         node.log.warn("add", f"{taken.name} is held by an older sandbox of the pod; it is {name} from now on")
         node.count("veth_taken_over")
+        kernel.rename(taken.ifindex, name)
         if holder is None:
-            kernel.rename(taken.ifindex, name, node.book.held_by(taken.ifindex))
             return
-        kernel.rename(taken.ifindex, name, (holder.address,))
         holder.meta.host_veth = name
         try:
             node.journal_owner(holder)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import socket
-from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from core import addresses
@@ -20,6 +19,8 @@ from core.wiring import HostState, host_states, secondary, tied
 from ext import netlink
 
 TOOK_SIZE: Final = netlink.TOOK.size
+TABLE_LOCAL: Final = 255
+NUD_PERMANENT: Final = 0x80
 POD_RULES: Final = (RULE_TO_POD, RULE_FROM_POD)
 
 
@@ -120,10 +121,11 @@ class Kernel:
         """Delete a link and wait until it is gone (20 ms)."""
         self.host.apply([netlink.link_del(index)])
 
-    def rename(self, index: int, name: str, routed: Sequence[bytes]) -> None:
-        """Rename a link that may be up. Before kernel 6.2 it must go down for it, and the routes to these are put back.
+    def rename(self, index: int, name: str) -> None:
+        """Rename a link that may be up; its pod keeps its network. A link that is gone is fine.
 
-        A link that is gone is fine. Raises netlink.KernelError.
+        Before kernel 6.2 the link must go down for it: what that takes away is put back in the same batch, and packets
+        of that moment are lost. Raises netlink.NetlinkError.
         """
         try:
             self.host.rename(index, name)
@@ -132,12 +134,19 @@ class Kernel:
                 return
             if error.errno != errno.EBUSY:
                 raise
-            neighbours = self.host.neighbours(index=index)
-            ops = [netlink.link_set(index, up=False), netlink.link_set(index, name=name)]
-            ops.append(netlink.link_set(index, up=True))
-            ops += [netlink.neighbour_set(index, n.address, n.mac) for n in neighbours if n.state & 0x80]
-            ops += [netlink.route_replace(address, index=index) for address in routed]
+        else:
+            return
+        # As the kernel has them, not as the owner is known: a pod without an owner must not lose its route either.
+        routes = [r for r in self.host.routes() if r.ifindex == index and r.table != TABLE_LOCAL]
+        neighbours = [n for n in self.host.neighbours(index=index) if n.state & NUD_PERMANENT]
+        ops = [netlink.link_set(index, up=False), netlink.link_set(index, name=name), netlink.link_set(index, up=True)]
+        ops += [netlink.neighbour_set(index, n.address, n.mac) for n in neighbours]
+        ops += [_again(r) for r in routes if r.dst and r.length == 8 * len(r.dst)]
+        try:
             self.host.apply(ops)
+        except netlink.KernelError as error:
+            if error.errno != errno.ENODEV:
+                raise
 
     def host_again(self, owner: Owner) -> None:
         """Send the host side of a pod that is whole inside once more; what is there already is fine.
@@ -199,8 +208,24 @@ class Kernel:
         return (
             any(a.address == owner.address for a in pod.addresses(family, index))
             and any(not r.dst and r.ifindex == index for r in pod.routes(family, TABLE_MAIN))
-            and any(n.address == gateway and n.state & 0x80 for n in pod.neighbours(family, index))
+            and any(n.address == gateway and n.state & NUD_PERMANENT for n in pod.neighbours(family, index))
         )
+
+
+def _again(route: netlink.Route) -> netlink.Op:
+    """The message that makes this route."""
+    return netlink.route_replace(
+        route.dst,
+        route.length,
+        index=route.ifindex,
+        gateway=route.gateway or None,
+        table=route.table,
+        scope=route.scope,
+        protocol=route.protocol,
+        source=route.source or None,
+        type_=route.type,
+        priority=route.priority,
+    )
 
 
 def refusal(error: netlink.NetlinkError | EnidError | ValueError) -> Refused:

@@ -385,6 +385,23 @@ def test_a_pod_that_nobody_knows_keeps_its_address(tmp_path: Path) -> None:
         until(lambda: box.state() == NOTHING, "its rules are gone too")
 
 
+def test_a_pod_that_nobody_knows_makes_room_for_its_name_and_keeps_its_route(tmp_path: Path) -> None:
+    with AgentBox(tmp_path, start=False) as box:
+        unknown, new = box.pod("web-0"), box.pod("web-0")
+        by_hand(box, unknown, "10.0.1.10", 2)
+        box.start()
+        box.manager.give(box.eni(1), ADDRESSES)
+        before = box.state()
+        new.add()
+        links, routes, rules = box.state()
+        (renamed,) = links - {new.host_veth}
+        assert routes == {f"10.0.1.10/32 dev {renamed}", f"{new.address}/32 dev {new.host_veth}"}
+        assert rules > before[2]
+        new.delete()
+        until(lambda: box.state()[0] == {renamed}, "the newer one is gone")
+        assert box.state() == ({renamed}, {f"10.0.1.10/32 dev {renamed}"}, before[2])
+
+
 def test_a_lost_journal_costs_no_address(box: AgentBox) -> None:
     pod = box.pod("web-0")
     pod.add()
