@@ -3,7 +3,8 @@
 # the compiled parts. Safe to call again; a second call takes a second. Nothing is ever removed: a package that
 # could only be had by removing another one is named instead, and so is everything else that is missing.
 #
-#   ./setup.sh [demo|test]      demo (default): what the demo and the checks need; test: also real containerd
+#   ./setup.sh [demo|test]      demo (default): what the demo and the checks need; test: also real containerd and,
+#                               where Debian has it, the kernel for the tests on an older one
 set -euo pipefail
 cd "$(dirname "$0")"
 what=${1:-demo}
@@ -14,11 +15,21 @@ die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 # --- Debian packages -----------------------------------------------------------------------------------
 # command or file -> package
 missing=()
-need() { # need TEST PACKAGE: TEST is a command name, or a path (a glob is allowed)
+optional=()
+there() { # there TEST: TEST is a command name, or a path (a glob is allowed)
     case "$1" in
-        /*) compgen -G "$1" >/dev/null || missing+=("$2") ;;
-        *) PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null || missing+=("$2") ;;
+        /*) compgen -G "$1" >/dev/null ;;
+        *) PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null ;;
     esac
+}
+need() { there "$1" || missing+=("$2"); } # need TEST PACKAGE
+want() { there "$1" || optional+=("$2"); } # want TEST PACKAGE: only where Debian has it
+add_optional() { # those that apt knows become missing ones
+    local package
+    for package in "${optional[@]}"; do
+        if apt-cache show "$package" >/dev/null 2>&1; then missing+=("$package"); fi
+    done
+    optional=()
 }
 need gcc gcc
 need make make
@@ -34,6 +45,9 @@ if [ "$what" = test ]; then
     need ping iputils-ping
     need clang clang
     need /usr/lib/cni/portmap containernetworking-plugins
+    # Of amd64 only; without them the tests in a guest are skipped, by these names.
+    want linux.uml user-mode-linux
+    want modprobe kmod
 fi
 python=
 # The system's own first: another user than root can run it too, which one below /root cannot be.
@@ -52,6 +66,7 @@ import os, sys, sysconfig
 sys.exit(not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")))
 PY
 fi
+if [ ${#missing[@]} -eq 0 ] && [ "$(id -u)" = 0 ]; then add_optional; fi
 if [ ${#missing[@]} -gt 0 ]; then
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
         die "these Debian packages are missing and only root can install them: ${missing[*]}"
@@ -59,6 +74,7 @@ if [ ${#missing[@]} -gt 0 ]; then
     say "installing Debian packages: ${missing[*]}"
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq >/dev/null || say "apt-get update failed; trying with the lists that are here"
+    add_optional
     plan=$(apt-get install -s --no-install-recommends "${missing[@]}" 2>&1) ||
         die "cannot install ${missing[*]}: $(printf '%s\n' "$plan" | grep -m1 '^E:' || echo 'see apt-get install -s')"
     if removed=$(printf '%s\n' "$plan" | awk '/^Remv /{print $2}' | xargs) && [ -n "$removed" ]; then
