@@ -25,8 +25,8 @@ STEP = 4
 
 
 class Killer:
-    """kill -9 each time some more pods are there, from the first to the last that is not. `at`: how many pods there were
-    when each kill took place."""
+    """kill -9 each time some more pods are there, from the first to the last that is not. `at`: how many pods there
+    were when each kill took place."""
 
     def __init__(self, stage: Stage, strike: Callable[[], int]) -> None:
         self._stage = stage

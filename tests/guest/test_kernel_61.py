@@ -22,6 +22,7 @@ NEW_WAYS_SINCE = (6, 2)
 # On a quiet machine it takes a tenth of it.
 LIMIT_S = 600
 PODS, RESTART = "tests/kernel/test_agent_pods.py::test_", "tests/kernel/test_agent_restart.py::test_"
+SOURCES = "tests/kernel/test_agent_sources.py::test_"
 RELAY, SAFETY = "tests/kernel/test_agent_relay.py::test_", "tests/kernel/test_agent_safety.py::test_"
 SELECTION = [
     "tests/kernel/test_features.py",
@@ -44,8 +45,8 @@ SELECTION = [
     f"{PODS}an_add_that_was_half_wired_cools_down",
     f"{RESTART}killed_in_an_add[ext.netlink:pod_add-after]",
     f"{RESTART}what_is_missing_in_the_kernel_is_put_back",
-    f"{RESTART}take_over_of_the_existing_systems_pods",
-    f"{RESTART}a_pod_that_nobody_knows_makes_room_for_its_name_and_keeps_its_route",
+    f"{SOURCES}take_over_of_the_existing_systems_pods",
+    f"{SOURCES}a_pod_that_nobody_knows_makes_room_for_its_name_and_keeps_its_route",
     f"{RELAY}the_shim_sends_for_the_agent",
     f"{RELAY}a_shim_that_goes_at_any_message_leaves_nothing",
     f"{SAFETY}a_repeated_add_brings_the_host_side_back_too",

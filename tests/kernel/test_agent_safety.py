@@ -13,7 +13,8 @@ from agent import control
 from cni import wire
 from ext import netlink
 from tests.kernel.agentbox import AgentBox, CniError, Pod, answer, until
-from tests.kernel.test_agent_restart import ADDRESSES, NOTHING, by_hand, foreign_file
+from tests.kernel.test_agent_restart import ADDRESSES, NOTHING
+from tests.kernel.test_agent_sources import by_hand, foreign_file
 
 pytestmark = pytest.mark.root
 
