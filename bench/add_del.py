@@ -21,7 +21,6 @@ from bench.stats import percentile, sum_percentile
 BURST = 110
 PRESENT = (0, 250, 1000)
 LEVELS = {1: 200, 4: 200, 8: 200, 30: 210, BURST: BURST}
-LEVELS_CROWDED = {1: 200, BURST: BURST}
 QUICK_LEVELS = {1: 5, 3: 6}
 
 
@@ -85,20 +84,18 @@ def answer(options: Options) -> Answer:
     missing = [text for name in ("enid", "ptp") if (text := contender.missing(name))]
     names = [name for name in ("enid", "ptp") if not contender.missing(name)]
 
-    def levels(beside: int) -> dict[int, int]:
-        return QUICK_LEVELS if options.quick else LEVELS if beside == 0 else LEVELS_CROWDED
-
+    levels = QUICK_LEVELS if options.quick else LEVELS
     turns: list[tuple[str, Callable[[], object]]] = []
     for beside in present:
         ops = 5 if options.quick else 200
         turns.append((f"floor {beside}", partial(contenders.floor, ops, beside)))
         turns += [
-            (f"{name} {beside}", partial(contenders.plugin, name, folder, levels(beside), beside))
+            (f"{name} {beside}", partial(contenders.plugin, name, folder, levels, beside))
             for name in (["noop", "noop-musl", *names] if beside == 0 else names)
         ]
     measured = contenders.interleave(turns, options.runs, options.progress)
     runs = [to_run(measured, number, burst) for number in range(options.runs)]
-    return Answer(figures(runs, names, present, list(levels(0))), missing, measured)
+    return Answer(figures(runs, names, present, list(levels)), missing, measured)
 
 
 def to_run(measured: dict[str, list[object]], number: int, burst: int = BURST) -> Run:
@@ -124,8 +121,9 @@ def figures(runs: Sequence[Run], names: Sequence[str], present: Sequence[int], l
         found += [against_musl(runs, verb, share) for verb in ("ADD", "DEL") for share in (0.5, 0.99, None)]
     for verb in ("ADD", "DEL"):
         found += serial_times(runs, verb, names, present)
-    for verb in ("ADD", "DEL"):
-        found += burst_times(runs, verb, names, levels)
+    for beside in present:
+        for verb in ("ADD", "DEL"):
+            found += burst_times(runs, verb, names, levels, beside)
     return found
 
 
@@ -212,21 +210,23 @@ def serial_times(runs: Sequence[Run], verb: str, names: Sequence[str], present: 
     return found
 
 
-def burst_times(runs: Sequence[Run], verb: str, names: Sequence[str], levels: Sequence[int]) -> list[Figure]:
-    """Several in flight, no pods present: the calls per second, and what a single call waits."""
+def burst_times(
+    runs: Sequence[Run], verb: str, names: Sequence[str], levels: Sequence[int], beside: int
+) -> list[Figure]:
+    """Several in flight beside so many pods: the calls per second, and what a single call waits."""
     found = []
     for at_once in levels:
         for name in ("noop", *names):
-            chosen = [run.level(name, 0, verb, at_once) for run in runs]
+            chosen = [run.level(name, beside, verb, at_once) for run in runs]
             rates = [len(one.calls_wall) / one.wall * 1e9 for one in chosen]
-            found.append(figure(f"{verb} per second", f"{name}, {at_once} at once", "1/s", rates))
+            found.append(figure(f"{verb} per second, {beside} present", f"{name}, {at_once} at once", "1/s", rates))
     for at_once in levels:
         for name in ("noop", *names):
-            chosen = [run.level(name, 0, verb, at_once) for run in runs]
+            chosen = [run.level(name, beside, verb, at_once) for run in runs]
             for share in (0.5, 0.99):
                 values = [percentile(one.calls_wall, share) / 1e6 for one in chosen]
                 label = f"{name}, {at_once} at once, p{share * 100:.0f}"
-                found.append(figure(f"{verb}, several at once", label, "ms", values))
+                found.append(figure(f"{verb}, several at once, {beside} present", label, "ms", values))
     return found
 
 

@@ -44,12 +44,15 @@ def cpu_ns(pid: int) -> int:
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)
 
 
-def pss_bytes(pid: int) -> int:
-    """Memory of a process, what it shares counted by its share (proc(5), smaps_rollup)."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) * 1024
-    raise ValueError(f"no Pss of process {pid}")
+def memory_bytes(rollup: str) -> tuple[int, int]:
+    """Pss and Rss from the text of a smaps_rollup (proc(5)): what is shared counted by its share, and as if it were
+    not shared. Raises ValueError if it has none."""
+    fields = dict(line.split(":", 1) for line in rollup.splitlines() if ":" in line)
+    try:
+        pss, rss = (int(fields[name].split()[0]) * 1024 for name in ("Pss", "Rss"))
+    except KeyError as error:
+        raise ValueError(f"no {error} in {rollup[:100]!r}") from error
+    return pss, rss
 
 
 class Node:

@@ -149,10 +149,12 @@ def test_ratios_are_against_no_op_and_floor() -> None:
 def test_without_enid_the_yardsticks_are_told_all_the_same() -> None:
     measured = {name: values for name, values in a_run(1).items() if not name.startswith("enid")}
     found = add_del.figures([add_del.to_run(measured, 0)], [], (0, 250), [1])
-    assert {figure.group for figure in found} == {
-        "ADD, one at a time", "DEL, one at a time", "ADD per second", "DEL per second", "ADD, several at once",
-        "DEL, several at once",
-    }  # fmt: skip
+    assert {figure.group for figure in found} == {f"{verb}, one at a time" for verb in ("ADD", "DEL")} | {
+        f"{verb}{what}, {beside} present"
+        for verb in ("ADD", "DEL")
+        for what in (" per second", ", several at once")
+        for beside in (0, 250)
+    }
 
 
 def test_a_load_is_judged_by_the_change_of_the_ratio() -> None:
