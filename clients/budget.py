@@ -53,6 +53,11 @@ class Budget:
             bucket.tokens -= 1
             return max(left - bucket.tokens, 0.0) / bucket.rate if bucket.tokens < left else 0.0
 
+    def give_back(self, action: str) -> None:
+        """A call that was reserved is not made after all."""
+        with self._lock:
+            self._bucket(action).tokens += 1
+
     def throttled(self, action: str) -> None:
         """EC2 said RequestLimitExceeded: half the rate, and nothing is left in the bucket."""
         with self._lock:

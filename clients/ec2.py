@@ -3,7 +3,9 @@
 botocore signs, sends and parses; its own retries are off, because a repeated AssignPrivateIpAddresses whose first
 answer was lost takes addresses twice. Only a call that EC2 has refused for its rate is repeated here, since that
 one was not carried out. Whether a call with an unknown outcome took effect is found out by the caller with a
-Describe (`outcome_unknown`). Answers are checked field by field: nonsense is an Ec2Error, never a crash or a value.
+Describe (`ec2_codes.outcome_unknown`). Answers are checked field by field: nonsense is an Ec2Error, never a crash or
+a value. Every call ends: `timeout` bounds one HTTP exchange as a whole, and a worker whose lease is over
+(`deadline`) sends nothing any more.
 """
 
 from __future__ import annotations
@@ -18,25 +20,16 @@ import botocore.config  # type: ignore[import-untyped]  # botocore ships no type
 import botocore.exceptions  # type: ignore[import-untyped]
 import botocore.session  # type: ignore[import-untyped]
 
+from clients import deadline, ec2_http
 from clients import ec2_answers as answers
 from clients.budget import Budget, Priority
 from clients.clock import Clock, SystemClock
 from clients.ec2_answers import Ec2Eni, NewEni, Subnet
+from clients.ec2_codes import ENI_GONE, NOT_SENT, THROTTLED, UNKNOWN, remedy
 from clients.ec2_model import API_VERSION, CutLoader
 from core.errors import Ec2Error
 from core.limits import Limits
 
-THROTTLED: Final = frozenset(("RequestLimitExceeded", "Throttling", "ThrottlingException", "RequestThrottled"))
-UNKNOWN: Final = frozenset(
-    ("", "InternalError", "InternalFailure", "ServiceUnavailable", "Unavailable", "RequestTimeout", "GatewayTimeout")
-)
-NO_ADDRESSES: Final = frozenset(("InsufficientFreeAddressesInSubnet", "InsufficientCidrBlocks"))
-DENIED: Final = frozenset(
-    ("UnauthorizedOperation", "AccessDenied", "AuthFailure", "InvalidClientTokenId", "OptInRequired", "NoCredentials")
-)
-ENI_GONE: Final = frozenset(("InvalidNetworkInterfaceID.NotFound",))
-ADDRESS_LIMIT: Final = "PrivateIpAddressLimitExceeded"
-ATTACHMENT_LIMIT: Final = "AttachmentLimitExceeded"
 IDLE_S: Final = 10.0
 TRIES: Final = 5
 PAGE: Final = 1000
@@ -45,11 +38,6 @@ TAG_INSTANCE: Final = "node.k8s.amazonaws.com/instance_id"
 TAG_CREATED: Final = "node.k8s.amazonaws.com/createdAt"
 
 _CODE: Final = re.compile(r"[A-Za-z][A-Za-z0-9.]*")
-
-
-def outcome_unknown(error: Ec2Error) -> bool:
-    """Whether the call may have taken effect although it failed: no answer, nonsense, or a failure inside EC2."""
-    return error.api_code in UNKNOWN
 
 
 class Ec2:
@@ -74,6 +62,7 @@ class Ec2:
         self._used_at = self._clock.now()
         session = botocore.session.Session()
         session.register_component("data_loader", CutLoader())
+        self._timeout = timeout
         config = botocore.config.Config(
             connect_timeout=timeout,
             read_timeout=timeout,
@@ -87,6 +76,7 @@ class Ec2:
             )
         except botocore.exceptions.BotoCoreError as error:
             raise Ec2Error(f"no EC2 client for region {region}", cause=str(error)) from error
+        ec2_http.bound(self._client)
 
     # --- questions ----------------------------------------------------------------------------------------
 
@@ -198,10 +188,20 @@ class Ec2:
         entries = answers.entries(answer, "AssignedPrivateIpAddresses")
         return tuple(answers.address(entry, "PrivateIpAddress") for entry in entries)
 
-    def unassign(self, eni_id: str, addresses: Sequence[str], priority: Priority = Priority.SWEEP) -> None:
-        """Take secondary addresses off an ENI, all or none."""
+    def unassign(
+        self,
+        eni_id: str,
+        addresses: Sequence[str],
+        priority: Priority = Priority.SWEEP,
+        patience_s: float = float("inf"),
+    ) -> None:
+        """Take secondary addresses off an ENI, all or none. Not sent if it has to wait for longer than `patience_s`."""
         self._call(
-            "UnassignPrivateIpAddresses", priority, NetworkInterfaceId=eni_id, PrivateIpAddresses=list(addresses)
+            "UnassignPrivateIpAddresses",
+            priority,
+            patience_s=patience_s,
+            NetworkInterfaceId=eni_id,
+            PrivateIpAddresses=list(addresses),
         )
 
     def tag(self, eni_id: str, tags: Mapping[str, str], priority: Priority = Priority.SWEEP) -> None:
@@ -249,11 +249,13 @@ class Ec2:
             seen.add(token)
             parameters["NextToken"] = token
 
-    def _call(self, action: str, priority: Priority, **parameters: Any) -> dict[str, Any]:
+    def _call(
+        self, action: str, priority: Priority, *, patience_s: float = float("inf"), **parameters: Any
+    ) -> dict[str, Any]:
         """One call, repeated only if EC2 refused it for its rate."""
-        wait = 0.5
+        patience_s = self._wait(action, self._budget.reserve(action, priority), patience_s)
+        pause = 0.5
         for attempt in range(1, TRIES + 1):
-            self._clock.sleep(self._budget.reserve(action, priority))
             try:
                 answer = self._once(action, parameters)
             except Ec2Error as error:
@@ -263,26 +265,47 @@ class Ec2:
                 self._budget.throttled(action)
                 if attempt == TRIES:
                     raise
-                self._clock.sleep(wait * (0.5 + self._rng.random()))
-                wait *= 2
+                wait = pause * (0.5 + self._rng.random()) + self._budget.reserve(action, priority)
+                pause *= 2
+                patience_s = self._wait(action, wait, patience_s)
                 continue
             self._count(action, "ok")
             self._budget.succeeded(action)
             return answer
         raise AssertionError("unreachable")
 
+    def _wait(self, action: str, seconds: float, patience_s: float) -> float:
+        """Sleep for a call's turn; what is left of the patience. Ec2Error if that, or the thread's time, is shorter."""
+        if seconds > min(patience_s, deadline.left()):
+            self._count(action, NOT_SENT)
+            self._budget.give_back(action)
+            raise Ec2Error(
+                f"{action} was not sent: its turn comes in {seconds:.1f} s", action=action, api_code=NOT_SENT,
+                retry_after=seconds,
+            )  # fmt: skip
+        if seconds > 0:
+            self._clock.sleep(seconds)
+        return patience_s - seconds
+
     def _once(self, action: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         method: Callable[..., Any] = self._client._make_api_call
         self.close_idle()
+        if deadline.left() <= 0:
+            raise Ec2Error(f"{action} was not sent: its worker was given up", action=action, api_code=NOT_SENT)
         with self._lock:
             self._in_flight += 1
         try:
-            answer = method(action, dict(parameters))
+            with deadline.cut_after(self._timeout) as cut, ec2_http.calling(cut):
+                answer = method(action, dict(parameters))
         except botocore.exceptions.ClientError as error:
             raise _refused(action, error) from error
         except (botocore.exceptions.NoCredentialsError, botocore.exceptions.CredentialRetrievalError) as error:
             raise Ec2Error(
-                f"{action}: no AWS credentials", action=action, api_code="NoCredentials", cause=str(error)
+                f"{action}: no AWS credentials",
+                action=action,
+                api_code="NoCredentials",
+                cause=str(error),
+                remedy=remedy(action, "NoCredentials"),
             ) from error
         except botocore.exceptions.ParamValidationError as error:
             # Not sent: no outcome to look for.
@@ -294,7 +317,7 @@ class Ec2:
             raise Ec2Error(
                 f"{action}: no usable answer from EC2",
                 action=action,
-                cause=f"{type(error).__name__}: {error}",
+                cause=f"{type(error).__name__}: {error}" if not cut.happened else f"cut off after {self._timeout:g} s",
                 retry_after=1.0,
             ) from error
         finally:
@@ -319,4 +342,5 @@ def _refused(action: str, error: Any) -> Ec2Error:
         # Without an error code in the body botocore makes one of the HTTP status.
         return Ec2Error(f"{action}: EC2 failed without a code", action=action, cause=str(error)[:500], retry_after=1.0)
     wait = 1.0 if code in THROTTLED or code in UNKNOWN else None
-    return Ec2Error(f"{action}: {code}: {text}", action=action, api_code=code, retry_after=wait)
+    what = f"{action}: {code}: {text}"
+    return Ec2Error(what, action=action, api_code=code, retry_after=wait, remedy=remedy(action, code))

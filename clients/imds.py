@@ -18,6 +18,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from clients.clock import Clock, SystemClock
+from clients.deadline import cut_after
 from core.errors import ImdsError
 
 TOKEN_TTL_S: Final = 21600
@@ -57,7 +58,7 @@ class ImdsEni:
 
 
 class Imds:
-    """The service at `endpoint`. `timeout` bounds each request; failures that may pass are tried TRIES times.
+    """The service at `endpoint`. `timeout` bounds a whole request; failures that may pass are tried TRIES times.
 
     All methods raise ImdsError. Safe for several threads: each call has a connection of its own.
     """
@@ -233,9 +234,14 @@ class Imds:
         kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
         connection = kind(self._host, timeout=self._timeout)
         try:
-            connection.request(method, f"{self._path}/latest/{path}", headers=headers)
-            response = connection.getresponse()
-            return response.status, response.read(MAX_ANSWER)
+            with cut_after(self._timeout) as cut:
+                cut.connection = connection
+                connection.request(method, f"{self._path}/latest/{path}", headers=headers)
+                response = connection.getresponse()
+                body = response.read(MAX_ANSWER)
+            if cut.happened:
+                raise TimeoutError(f"cut off after {self._timeout:g} s")
+            return response.status, body
         finally:
             connection.close()
 

@@ -1,7 +1,8 @@
 """The Kubernetes API as the manager needs it now: one read of the own node.
 
 The API server may be away, hang, or answer nonsense; none of that may hold anything up. So this is used from a
-thread of its own, each request is bounded, and every failure is a KubeError that the manager shows as a warning.
+thread of its own, each request is bounded, and every failure is a KubeError that the manager shows as a warning; only
+a server that cannot be reached is a KubeAway.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from lightkube.config.kubeconfig import KubeConfig, SingleConfig
 from lightkube.config.models import User
 from lightkube.resources.core_v1 import Node
 
-from core.errors import KubeError
+from core.errors import KubeAway, KubeError
 
 UNSCHEDULABLE: Final = "node.kubernetes.io/unschedulable"
 
@@ -53,6 +54,8 @@ class Kube:
             max_pods = int(str(capacity["pods"]))
             taints = (node.spec.taints or []) if node.spec else []
             unschedulable = any(taint.key == UNSCHEDULABLE and taint.effect == "NoSchedule" for taint in taints)
+        except httpx2.TransportError as error:
+            raise KubeAway("no answer from the API server", cause=f"{type(error).__name__}: {error}") from error
         except Exception as error:
             # An answer that is no Node raises KeyError, TypeError or a decoder's own error from deep inside.
             raise KubeError(f"node {name} cannot be read", cause=f"{type(error).__name__}: {error}") from error

@@ -20,7 +20,7 @@ class EnidError(Exception):
 
     code: ClassVar[str] = "internal"
     cni_code: ClassVar[int] = 999
-    remedy: ClassVar[str] = "see the agent's log"
+    remedy: str = "see the agent's log"
 
     def __init__(self, text: str, *, cause: str = "", retry_after: float | None = None) -> None:
         super().__init__(text)
@@ -210,18 +210,33 @@ class Ec2Error(EnidError):
     remedy = "see the error code in EC2's documentation"
 
     def __init__(
-        self, text: str, *, action: str = "", api_code: str = "", cause: str = "", retry_after: float | None = None
+        self,
+        text: str,
+        *,
+        action: str = "",
+        api_code: str = "",
+        cause: str = "",
+        retry_after: float | None = None,
+        remedy: str = "",
     ) -> None:
         super().__init__(text, cause=cause, retry_after=retry_after)
         self.action = action
         self.api_code = api_code
+        self.remedy = remedy or type(self).remedy
 
 
 class KubeError(EnidError):
-    """The Kubernetes API server is away, hangs, or refuses."""
+    """The Kubernetes API server refuses, or answers nonsense, or there is no configuration for it."""
 
     code = "kube"
     remedy = "check the API server and this node's credentials"
+
+
+class KubeAway(KubeError):
+    """The Kubernetes API server cannot be reached: no connection, or no answer in time."""
+
+    code = "kube-away"
+    remedy = "check the way to the API server"
 
 
 class HostNetworkError(EnidError):

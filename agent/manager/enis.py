@@ -15,17 +15,9 @@ from typing import Final, TypeVar
 
 from clients.budget import Priority
 from clients.clock import Clock
-from clients.ec2 import (
-    ADDRESS_LIMIT,
-    ENI_GONE,
-    NO_ADDRESSES,
-    TAG_CREATED,
-    TAG_INSTANCE,
-    THROTTLED,
-    Ec2,
-    outcome_unknown,
-)
+from clients.ec2 import TAG_CREATED, TAG_INSTANCE, Ec2
 from clients.ec2_answers import Ec2Eni, NewEni, Subnet
+from clients.ec2_codes import ADDRESS_LIMIT, ENI_GONE, NO_ADDRESSES, never_happened, outcome_unknown
 from core.errors import Ec2Error
 
 DESCRIPTION: Final = "aws-K8S-"
@@ -160,7 +152,7 @@ class EniSteps:
         except Ec2Error as error:
             if outcome_unknown(error):
                 return Unassigned((), error, certain=False)
-            if error.api_code in THROTTLED:
+            if never_happened(error):
                 return Unassigned(tuple(addresses), error)
             eni = self._ec2.eni(eni_id)
             return Unassigned(tuple(a for a in addresses if eni is not None and a in eni.addresses), error)

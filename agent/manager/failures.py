@@ -9,7 +9,7 @@ from typing import Final
 from agent.manager.enis import SubnetsFull
 from agent.manager.state import NodeState
 from agent.manager.tools import Tools
-from clients.ec2 import ATTACHMENT_LIMIT, DENIED, NO_ADDRESSES
+from clients.ec2_codes import ATTACHMENT_LIMIT, DENIED, NO_ADDRESSES
 from core.errors import Ec2Error
 
 BLOCKED_S: Final = 120.0

@@ -123,6 +123,7 @@ class Manager:
             poll.register(jobs.fileno(), select.POLLIN)
         poll.register(self._tools.host.fileno(), select.POLLIN)
         due = [now + at_most, self._audit.due_at, self._housekeeping.next_at]
+        due += [now + jobs.patience for jobs in self._jobs]
         if self._audit.settled:
             due.append(self._turn_at)
         due += [at for at in (self._report_at, self._install_at) if at > now]

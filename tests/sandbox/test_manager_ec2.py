@@ -13,8 +13,9 @@ import pytest
 from agent.manager.enis import Created, EniSteps, Owner, SubnetsFull
 from agent.manager.housekeeping import sweep
 from clients.budget import Priority
-from clients.ec2 import IDLE_S, TAG_CREATED, Ec2, outcome_unknown
+from clients.ec2 import IDLE_S, TAG_CREATED, Ec2
 from clients.ec2_answers import NewEni
+from clients.ec2_codes import outcome_unknown
 from core.errors import Ec2Error
 from sandbox.faults import Fault
 from tests.sandbox.ec2_kit import Account, check, make_account
