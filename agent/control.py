@@ -68,12 +68,16 @@ class DropEni(Message, tag="drop_eni"):
 
 
 class AddBlock(Message, tag="add_block"):
-    """Give the pool a block that EC2 has confirmed on a known ENI. `base` is text, `length` its prefix length."""
+    """Give the pool a block that EC2 has confirmed on a known ENI. `base` is text, `length` its prefix length.
+
+    `state` is that of a new block; one that is there already keeps its own.
+    """
 
     eni_id: str
     base: str
     length: int
     kind: BlockKind
+    state: State = "open"
 
 
 class SetBlockState(Message, tag="set_block_state"):
@@ -265,6 +269,23 @@ class ReplyFrame(msgspec.Struct):
 _encoder = msgspec.msgpack.Encoder()
 _requests = msgspec.msgpack.Decoder(RequestFrame)
 _replies = msgspec.msgpack.Decoder(ReplyFrame)
+
+
+def words(request: Request) -> str:
+    """A command for a log line: its name and what it is about."""
+    match request:
+        case SetEni(eni):
+            return f"set_eni {eni.eni_id}"
+        case DropEni(eni_id):
+            return f"drop_eni {eni_id}"
+        case AddBlock(eni_id, base, length):
+            return f"add_block {base}/{length} on {eni_id}"
+        case SetBlockState(base, length, state):
+            return f"set_block_state {base}/{length} {state}"
+        case DropBlock(base, length):
+            return f"drop_block {base}/{length}"
+        case _:
+            return type(request).__name__.lower()
 
 
 def encode(frame: RequestFrame | ReplyFrame) -> bytes:

@@ -145,7 +145,10 @@ class Ec2:
         if new.tracking:
             parameters["ConnectionTrackingSpecification"] = dict(new.tracking)
         answer = self._call("CreateNetworkInterface", priority, **parameters)
-        return answers.eni(answer.get("NetworkInterface"))
+        made = answers.eni(answer.get("NetworkInterface"))
+        if not made.primary_ip:
+            raise answers.nonsense("CreateNetworkInterface", f"{made.eni_id} has no IPv4 address")
+        return made
 
     def attach(self, eni_id: str, instance_id: str, device: int, card: int, priority: Priority) -> str:
         """Attach an ENI; the attachment id."""

@@ -30,7 +30,10 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True)
 class Ec2Eni:
-    """An ENI in EC2's words. `addresses` are the secondary ones; `kind` is interface, efa, efa-only, trunk ..."""
+    """An ENI in EC2's words. `addresses` are the secondary ones; `kind` is interface, efa, efa-only, trunk ...
+
+    `primary_ip` is empty for an ENI without IPv4 addresses: EFA-only and IPv6-only ones, which stand beside ours.
+    """
 
     eni_id: str
     subnet_id: str
@@ -126,7 +129,8 @@ def eni(entry: Any) -> Ec2Eni:
     mac = text(entry, "MacAddress")
     if not _MAC.fullmatch(mac):
         raise nonsense("MacAddress", mac[:80])
-    primary = address(entry, "PrivateIpAddress")
+    # One ENI of a kind that we do not use must not make the whole answer nonsense.
+    primary = address(entry, "PrivateIpAddress") if entry.get("PrivateIpAddress") is not None else ""
     listed = [address(item, "PrivateIpAddress") for item in entries(entry, "PrivateIpAddresses")]
     prefixes = [text(item, "Ipv4Prefix") for item in entries(entry, "Ipv4Prefixes")]
     tracking = entry.get("ConnectionTrackingConfiguration")

@@ -56,9 +56,10 @@ class Holds:
 
     def failed(self, name: str, pause: Pause, now: float, chance: float, why: str = "") -> Hold:
         """It failed again: the pause that follows, a quarter shorter or longer by chance."""
-        hold = self._holds.get(name)
+        hold = self._holds.pop(name, None)
         if hold is None or hold.pause is not pause or now - hold.until > 2 * pause.longest_s:
-            hold = self._holds[name] = Hold(pause)
+            hold = Hold(pause)
+        self._holds[name] = hold
         hold.length = min(hold.length * pause.factor, pause.longest_s) if hold.length else pause.first_s
         hold.until = now + hold.length * (0.75 + 0.5 * chance)
         hold.failures += 1
@@ -81,10 +82,10 @@ class Holds:
         hold = self._holds.get(name)
         return float("-inf") if hold is None else hold.until
 
-    def why(self, name: str) -> str:
-        """What went wrong the last time; empty if nothing did."""
-        hold = self._holds.get(name)
-        return "" if hold is None else hold.why
+    def why(self, now: float) -> str:
+        """What went wrong last, and has not worked since; empty if nothing did, or long ago."""
+        recent = [hold for hold in self._holds.values() if now - hold.until <= 2 * hold.pause.longest_s]
+        return recent[-1].why if recent else ""
 
     def next_end(self, now: float) -> float:
         """When the next pause ends; infinity if there is none."""

@@ -19,6 +19,8 @@ SCOPE_LINK: Final = 253
 LOOSE: Final = "2"
 EARLY_DEMUX: Final = "net/ipv4/tcp_early_demux"
 FORWARD: Final = "net/ipv4/ip_forward"
+# Device index 1 to 99 of card 0, plus 1 (core.names.route_table).
+SECONDARY_TABLES: Final = range(2, 101)
 
 
 class LinkView(NamedTuple):
@@ -212,9 +214,10 @@ def eni_ops(
     ]
     ops += [DropAddress(address) for address in foreign]
     connected = RouteView(want.subnet, want.ifindex, "", TABLE_MAIN, SCOPE_LINK)
-    # With an address go those that the kernel calls its secondaries, and the routes that prefer them.
-    anew = bool(foreign) or own not in here
-    if anew:
+    # With an address go those that the kernel calls its secondaries, and the routes that prefer them. A link that
+    # comes up gets its connected route again, and none of the others.
+    anew = bool(foreign) or own not in here or not link.up
+    if bool(foreign) or own not in here:
         ops.append(AddAddress(own))
     if anew or connected in routes:
         ops.append(DropRoute(connected))
@@ -229,6 +232,27 @@ def eni_ops(
 
 def _same_source(rule: RuleView, like: RuleView) -> bool:
     return rule._replace(table=like.table) == like
+
+
+def stray_rules(
+    rules: Iterable[RuleView], known: Iterable[str], local: Iterable[str], vpc_cidrs: Iterable[str]
+) -> list[HostOp]:
+    """Rules 32765 that a secondary ENI has left behind: into a table of such an ENI, from an address of the VPC that
+    no link of this host has, and that is no `known` ENI's primary address.
+
+    Once the address belongs to a pod, such a rule sends the pod's packets out by an ENI that drops them.
+    """
+    kept = {*known, *local}
+    networks = [ipaddress.IPv4Network(cidr) for cidr in vpc_cidrs]
+    found: list[HostOp] = []
+    for rule in rules:
+        source, _, length = rule.src.partition("/")
+        plain = rule.priority == RULE_ENI_PRIMARY and length == "32" and not rule.dst and not rule.fwmark
+        if not plain or rule.table not in SECONDARY_TABLES or source in kept:
+            continue
+        if any(ipaddress.IPv4Address(source) in network for network in networks):
+            found.append(DropRule(rule))
+    return found
 
 
 def eni_removal(primary_ip: str, rules: Iterable[RuleView]) -> list[HostOp]:

@@ -1,12 +1,13 @@
 """The pool planner: from what the node has to the next steps, as a pure function.
 
 The same function runs in the daemon, in the tests and in simulations. It sees the pool, the steps that are under
-way and the limits, and answers with steps that may all be started at once: growth and shrinking do not wait for
-one another, and neither do ENIs. Four rules hold whatever the targets say:
+way, the pauses after failed ones, and the limits, and answers with steps that may all be started at once: growth and
+shrinking do not wait for one another, and neither do ENIs. Five rules hold whatever the targets say:
 
 - an address that is used or cooling is in no step;
 - no step exceeds the limits of the instance type, MAX_ENI or the node's pod capacity;
-- an ENI on which a step is under way is in no other step;
+- an ENI on which a step is under way, or that rests after a failed one, is in no other step;
+- who waits for an address is not made to wait for one to be given back;
 - an ENI goes only if it is empty, not cooling, old enough, and the targets hold without it.
 
 What the pool gets it gets on the fullest ENI that has room, and what it gives back it gives back from the emptiest
@@ -19,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from core.backoff import Readiness
 from core.settings import Settings
 from core.targets import Need, Totals, holds_without, need
 
@@ -43,17 +45,24 @@ class Address:
 class EniView:
     """One managed ENI. `foreign`: addresses on it that are not in the pool (quarantined), which take up room too.
 
-    `open`: takes part in totals and growth; one that is not is being emptied. `busy`: a step is under way on it,
-    `coming` is what that step adds. `since_s`: when it entered the pool, on the clock of `now`.
+    `open`: takes part in totals and growth; one that is not is being emptied. `fixed`: never removed. `busy`: a step
+    is under way on it, which adds `coming` addresses or takes `leaving` ones off. `most`: addresses that EC2 allows it,
+    if that is less than the type's. `grow`: whether EC2 may be asked for more; `shrink`: whether it may be asked to
+    take some back, or the ENI. `since_s`: when it entered the pool, on the clock of `now`.
     """
 
     eni_id: str
     subnet_id: str = ""
     primary: bool = False
+    fixed: bool = False
     open: bool = True
     busy: bool = False
     coming: int = 0
+    leaving: int = 0
     foreign: int = 0
+    most: int | None = None
+    grow: Readiness = "now"
+    shrink: bool = True
     since_s: float = float("-inf")
     addresses: tuple[Address, ...] = ()
 
@@ -64,7 +73,9 @@ class Node:
 
     `enis` are the managed ones; `other_enis` those that we must leave alone but that count (unmanaged, EFA, trunk).
     `creating`: the number of addresses of each ENI that is being created or set up. `leaving`: ENIs that are being
-    detached, which count until they are gone. `blocked`: subnets without free addresses, until when.
+    detached, which count until they are gone. `blocked`: subnets without free addresses, until when. `create`: whether
+    EC2 may be asked for an ENI. `trouble`: why EC2 gave less than it was asked for; `trouble_ends_s`: when that is
+    tried again. `may_shrink`: whether the pool is known well enough to give anything back.
     """
 
     instance_type: str
@@ -77,6 +88,10 @@ class Node:
     leaving: int = 0
     subnets: tuple[str, ...] = ()
     blocked: Mapping[str, float] = field(default_factory=dict)
+    create: Readiness = "now"
+    trouble: str = ""
+    trouble_ends_s: float = float("inf")
+    may_shrink: bool = True
     may_change_enis: bool = True
     last_shrink_s: float = float("-inf")
 
@@ -171,48 +186,59 @@ def plan(node: Node, settings: Settings, demand: int, now: float) -> Plan:
     limit = _limit(node, settings, sums, now)
     if limit is None:
         steps += _grow(node, settings, wanted.short, sums, now)
-    if wanted.unlimited == 0:
+    if node.may_shrink and wanted.unlimited == 0:
         steps += _shrink(node, settings, wanted.over, now)
         steps += _remove(node, settings, sums, now, steps)
-    steps += _empty_closed(node, now, steps)
+    if node.may_shrink:
+        steps += _empty_closed(node, now, steps)
     return Plan(tuple(steps), wanted, sums, limit)
 
 
 # --- growth ---------------------------------------------------------------------------------------------
 
 
-def _room(eni: EniView, per_eni: int) -> int:
-    return max(per_eni - len(eni.addresses) - eni.foreign - eni.coming, 0)
+def _room(eni: EniView, node: Node) -> int:
+    most = node.per_eni if eni.most is None else min(eni.most, node.per_eni)
+    return max(most - len(eni.addresses) - eni.foreign - eni.coming, 0)
 
 
 def _present(node: Node) -> int:
     return len(node.enis) + node.other_enis + len(node.creating) + node.leaving
 
 
-def _may_assign(eni: EniView, node: Node, now: float) -> bool:
-    return eni.open and _room(eni, node.per_eni) > 0 and node.blocked.get(eni.subnet_id, now) <= now
+def _unblocked(subnet_id: str, node: Node, now: float) -> bool:
+    return node.blocked.get(subnet_id, now) <= now
+
+
+def _has_room(eni: EniView, node: Node, now: float) -> bool:
+    return eni.open and _room(eni, node) > 0 and _unblocked(eni.subnet_id, node, now)
 
 
 def _grow(node: Node, settings: Settings, short: int, sums: Totals, now: float) -> Sequence[Step]:
     """Steps that add at least `short` addresses, or as many as fit."""
     steps: list[Step] = []
     capacity = max(node.max_pods - sums.total - sums.coming, 0)
-    free_enis = [eni for eni in node.enis if not eni.busy and _may_assign(eni, node, now)]
-    for eni in sorted(free_enis, key=lambda eni: (_room(eni, node.per_eni), not eni.primary, eni.eni_id)):
+    with_room = [eni for eni in node.enis if _has_room(eni, node, now)]
+    ready = [eni for eni in with_room if not eni.busy and eni.grow == "now"]
+    for eni in sorted(ready, key=lambda eni: (_room(eni, node), not eni.primary, eni.eni_id)):
         if short <= 0:
             return steps
-        room = _room(eni, node.per_eni)
+        room = _room(eni, node)
         # With the ENI target an ENI is filled whole, as documented: one call instead of several.
         count = min(room, capacity, short if settings.ip_targets else room)
         steps.append(Assign(eni.eni_id, count))
         short -= count
         capacity -= count
-    # An ENI that is busy shrinking has room again in a moment: that is cheaper than another ENI.
-    short -= sum(_room(eni, node.per_eni) for eni in node.enis if eni.busy and _may_assign(eni, node, now))
+    # Room that comes in a moment is cheaper than another ENI; but who waits does not wait for a step that gives back.
+    soon = [eni for eni in with_room if eni.grow != "no" and (eni.busy or eni.grow == "soon")]
+    short -= sum(_room(eni, node) for eni in soon if not (eni.leaving and sums.parked))
+    if node.create != "now":
+        return steps
     slots = max_enis(node, settings) - _present(node)
-    open_subnets = tuple(subnet for subnet in node.subnets if node.blocked.get(subnet, now) <= now)
+    open_subnets = tuple(subnet for subnet in node.subnets if _unblocked(subnet, node, now))
+    per_eni = min([node.per_eni, *(eni.most for eni in node.enis if eni.most)])
     while short > 0 and slots > 0 and open_subnets:
-        count = min(node.per_eni, capacity, short if settings.ip_targets else node.per_eni)
+        count = min(per_eni, capacity, short if settings.ip_targets else per_eni)
         steps.append(Create(count, open_subnets))
         short -= count
         capacity -= count
@@ -221,21 +247,25 @@ def _grow(node: Node, settings: Settings, short: int, sums: Totals, now: float) 
 
 
 def _limit(node: Node, settings: Settings, sums: Totals, now: float) -> Limit | None:
-    """Why not one more address can be had, beyond those on their way; None if one can."""
+    """Why not one more address can be had, beyond those on their way; None if one can, or room is about to come."""
     if sums.total + sums.coming >= node.max_pods:
         return Limit("node-full", f"the node's pod capacity of {node.max_pods} is reached")
     if not node.may_change_enis:
         return Limit("node-unschedulable", "the node is unschedulable and AWS_MANAGE_ENIS_NON_SCHEDULABLE is off")
-    with_room = [eni for eni in node.enis if eni.open and _room(eni, node.per_eni) > 0]
-    if any(_may_assign(eni, node, now) for eni in with_room):
-        return None
+    with_room = [eni for eni in node.enis if eni.open and _room(eni, node) > 0]
     allowed = max_enis(node, settings)
     slots = allowed > _present(node) and node.per_eni > 0
-    if slots and any(node.blocked.get(subnet, now) <= now for subnet in node.subnets):
+    creatable = [subnet for subnet in node.subnets if slots and _unblocked(subnet, node, now)]
+    assignable = [eni for eni in with_room if _unblocked(eni.subnet_id, node, now)]
+    if any(eni.grow != "no" for eni in assignable) or (creatable and node.create != "no"):
         return None
-    if node.leaving and not slots:
-        # The slot comes back as soon as EC2 has detached it.
-        return Limit("node-full", _full(node, settings, allowed), 5.0)
+    if node.leaving or any(eni.open and eni.leaving for eni in node.enis):
+        # A slot, or room on an ENI, comes back as soon as EC2 has answered.
+        return None
+    if assignable or creatable:
+        # There is room by all that is known: EC2 refuses, and has said why.
+        again = max(node.trouble_ends_s - now, 0.0)
+        return Limit("ec2", node.trouble, again if again < float("inf") else None)
     waits = [node.blocked[eni.subnet_id] for eni in with_room]
     waits += [node.blocked[subnet] for subnet in node.subnets if slots]
     if not waits:
@@ -249,9 +279,11 @@ def _limit(node: Node, settings: Settings, sums: Totals, now: float) -> Limit | 
 def _full(node: Node, settings: Settings, allowed: int) -> str:
     by_setting = settings.max_eni is not None and settings.max_eni < node.type_enis
     who = f"MAX_ENI={settings.max_eni}" if by_setting else f"instance type {node.instance_type}"
-    others = f", {node.other_enis} of them not managed" if node.other_enis else ""
+    others = f" ({node.other_enis} of them not managed)" if node.other_enis else ""
     pods = max(allowed - node.other_enis, 0) * node.per_eni
-    return f"{who} allows {allowed} ENIs{others} with {node.per_eni} pod addresses each: {pods} in all"
+    fewer = [f"{eni.eni_id} {eni.most}" for eni in node.enis if eni.most is not None and eni.most < node.per_eni]
+    less = f"; EC2 allows fewer: {', '.join(fewer)}" if fewer else ""
+    return f"{who} allows {allowed} ENIs{others} with {node.per_eni} pod addresses each: {pods} in all{less}"
 
 
 # --- shrinking ------------------------------------------------------------------------------------------
@@ -262,7 +294,8 @@ def _shrink(node: Node, settings: Settings, over: int, now: float) -> Sequence[S
     if over <= 0 or now - node.last_shrink_s < SHRINK_INTERVAL_S:
         return ()
     steps: list[Step] = []
-    candidates = [eni for eni in node.enis if eni.open and not eni.busy and any(a.idle for a in eni.addresses)]
+    candidates = [eni for eni in node.enis if eni.open and not eni.busy and eni.shrink]
+    candidates = [eni for eni in candidates if any(address.idle for address in eni.addresses)]
     for eni in sorted(candidates, key=lambda eni: (eni.primary, _taken(eni), len(eni.addresses), eni.eni_id)):
         if over <= 0:
             break
@@ -296,7 +329,7 @@ def _empty_closed(node: Node, now: float, steps: Sequence[Step]) -> Sequence[Ste
     found: list[Step] = []
     busy = node.leaving or node.creating or any(isinstance(step, Remove) for step in steps)
     for eni in node.enis:
-        if eni.open or eni.busy:
+        if eni.open or eni.busy or not eni.shrink:
             continue
         if _deletable(eni, now) and node.may_change_enis:
             if not busy:
@@ -318,5 +351,6 @@ def _old(eni: EniView, now: float) -> bool:
 
 
 def _deletable(eni: EniView, now: float) -> bool:
-    """Empty, not cooling, old enough, nobody's primary. What is quarantined on it may be a live pod's."""
-    return not eni.primary and not eni.busy and not eni.foreign and _taken(eni) == 0 and _old(eni, now)
+    """Empty, not cooling, old enough, ours to remove. What is quarantined on it may be a live pod's."""
+    mine = not eni.primary and not eni.fixed and not eni.busy and eni.shrink
+    return mine and not eni.foreign and _taken(eni) == 0 and _old(eni, now)

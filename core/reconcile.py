@@ -1,9 +1,18 @@
-"""The pool's addresses against EC2's word, with a memory.
+"""The life of an address between EC2 and the pool, and the pool against EC2's word, with a memory.
 
-A Describe may be older than our own last change, and one wrong answer must never take an address from a live
-pod. So an answer counts only where nothing was changed shortly before it was asked for; what is missing is put
-into quarantine, which costs nobody anything; and only what is missing twice, at least a minute apart, and has no
-pod and no cool-down, is dropped. Metadata (IMDS) is no witness here at all: it only makes us ask.
+A Describe may be older than our own last change, and one wrong answer must never take an address from a live pod,
+nor give a pod one that is gone. So each address of an ENI has a life:
+
+    held      EC2 shows it, or has just answered that we have it (`given`): the pool may have it
+    leaving   out of the pool; a step that takes it off the ENI waits, is under way, or hangs: nobody may have it
+    left      that step has ended, well or unknown how: it rests from then on, since an answer of EC2 that was asked for
+              within LAG_S may still show it; an answer to a later question counts again
+
+The stamp of `left` is taken when the step *ends*: a step that waits for its turn can take longer than the rest. The
+same holds for whole ENIs. An ENI on which an earlier life of ours may have ended a step a moment ago is `unsure`: what
+EC2 shows on it beside the pool counts only when it is asked again later. What EC2 does not show is put into
+quarantine, which costs nobody anything; only what is missing twice, at least a minute apart, and has no pod and no
+cool-down, is dropped. Metadata (IMDS) is no witness here at all: it only makes us ask.
 """
 
 from __future__ import annotations
@@ -15,6 +24,12 @@ from typing import Final, NamedTuple
 # EC2's answers lag behind its changes by seconds; the existing system waits as long (ipam.md, fact 7).
 LAG_S: Final = 60.0
 TWICE_S: Final = 60.0
+# An answer comes in minutes after its question, at the worst.
+KEPT_S: Final = 600.0
+
+NEVER: Final = float("-inf")
+# ENI id and address: what has left one ENI may be given to another at once.
+Key = tuple[str, str]
 
 
 class PoolAddress(NamedTuple):
@@ -28,30 +43,80 @@ class PoolAddress(NamedTuple):
 
 @dataclass(slots=True)
 class Memory:
-    """What was done and seen lately, in seconds of the caller's clock.
+    """What was done and seen lately, in seconds of the caller's clock; see the top of this file.
 
-    `given`: addresses that EC2 confirmed by answering a change; `taken`: those that left the pool to be unassigned;
-    `missing`: addresses, and ids of ENIs, that EC2 did not show, and since when.
+    `missing`, `missing_enis`: what EC2 did not show, and since when.
     """
 
-    given: dict[str, float] = field(default_factory=dict)
-    taken: dict[str, float] = field(default_factory=dict)
-    missing: dict[str, float] = field(default_factory=dict)
+    given: dict[Key, float] = field(default_factory=dict)
+    leaving: set[Key] = field(default_factory=set)
+    left: dict[Key, float] = field(default_factory=dict)
+    left_enis: dict[str, float] = field(default_factory=dict)
+    unsure: dict[str, float] = field(default_factory=dict)
+    missing: dict[Key, float] = field(default_factory=dict)
+    missing_enis: dict[str, float] = field(default_factory=dict)
+
+    def give(self, eni_id: str, addresses: Iterable[str], now: float) -> None:
+        """EC2 has answered a change with these: they are ours from now on, whatever an older answer shows."""
+        for address in addresses:
+            self.given[eni_id, address] = now
+            self.left.pop((eni_id, address), None)
+
+    def leave(self, eni_id: str, addresses: Iterable[str]) -> None:
+        """They are out of the pool and a step is to take them off."""
+        self.leaving.update((eni_id, address) for address in addresses)
+
+    def stay(self, eni_id: str, addresses: Iterable[str]) -> None:
+        """The step has ended and has not taken them off."""
+        self.leaving.difference_update((eni_id, address) for address in addresses)
+
+    def gone(self, eni_id: str, addresses: Iterable[str], now: float) -> None:
+        """The step has ended; these are off the ENI, or may be."""
+        for key in [(eni_id, address) for address in addresses]:
+            self.leaving.discard(key)
+            self.given.pop(key, None)
+            self.left[key] = now
+
+    def may_have(self, eni_id: str, address: str, asked_s: float) -> bool:
+        """Whether EC2's word, asked for at `asked_s`, is enough to give this address to the pool."""
+        if not self.stays(eni_id, address, asked_s):
+            return False
+        return (eni_id, address) in self.given or asked_s - self.unsure.get(eni_id, NEVER) >= LAG_S
+
+    def stays(self, eni_id: str, address: str, asked_s: float) -> bool:
+        """Whether an address that EC2 shows is not one that we take, or have just taken, off its ENI."""
+        key = (eni_id, address)
+        return key not in self.leaving and asked_s - self.left.get(key, NEVER) >= LAG_S
+
+    def outgoing(self, eni_id: str) -> set[str]:
+        """Addresses of an ENI that are leaving it, or have left it lately."""
+        return {address for eni, address in (*self.leaving, *self.left) if eni == eni_id}
+
+    def young(self, eni_id: str, address: str, asked_s: float) -> bool:
+        """Whether an answer asked for at `asked_s` may be older than the change that gave us this address."""
+        return asked_s - self.given.get((eni_id, address), NEVER) < LAG_S
+
+    def eni_rests(self, eni_id: str, asked_s: float) -> bool:
+        """Whether an ENI that an answer shows has been removed by us, or may have been, so lately that it may lag."""
+        return asked_s - self.left_enis.get(eni_id, NEVER) < LAG_S
 
     def forget(self, now: float) -> None:
         """Drop what no longer matters."""
-        for times in (self.given, self.taken):
-            for address in [address for address, when in times.items() if now - when > 2 * LAG_S]:
-                del times[address]
+        for times in (self.given, self.left):
+            for key in [key for key, when in times.items() if now - when > KEPT_S]:
+                del times[key]
+        for enis in (self.left_enis, self.unsure):
+            for eni_id in [eni_id for eni_id, when in enis.items() if now - when > KEPT_S]:
+                del enis[eni_id]
 
 
 class Actions(NamedTuple):
-    """What to do: pairs of ENI and address to add; addresses to quarantine, to open again, to drop."""
+    """What to do: pairs of ENI and address to add, to quarantine, to open again, to drop."""
 
-    add: tuple[tuple[str, str], ...]
-    quarantine: tuple[str, ...]
-    reopen: tuple[str, ...]
-    drop: tuple[str, ...]
+    add: tuple[Key, ...]
+    quarantine: tuple[Key, ...]
+    reopen: tuple[Key, ...]
+    drop: tuple[Key, ...]
 
 
 def compare(
@@ -66,48 +131,42 @@ def compare(
     ENIs in `busy` have a step under way, which settles its own addresses. Updates `memory.missing`.
     """
     pool = list(pool)
-    add: list[tuple[str, str]] = []
-    quarantine: list[str] = []
-    reopen: list[str] = []
-    drop: list[str] = []
+    add: list[Key] = []
+    quarantine: list[Key] = []
+    reopen: list[Key] = []
+    drop: list[Key] = []
     known = {entry.base for entry in pool}
     for eni_id, addresses in ec2.items():
         if eni_id in busy:
             continue
-        fresh = [a for a in sorted(addresses) if a not in known and not _recent(memory.taken, a, asked_s)]
+        fresh = [a for a in sorted(addresses) if a not in known and memory.may_have(eni_id, a, asked_s)]
         add += [(eni_id, address) for address in fresh]
     for entry in pool:
+        key = (entry.eni_id, entry.base)
         if entry.eni_id in busy:
             continue
-        if entry.base in ec2.get(entry.eni_id, ()):
-            memory.missing.pop(entry.base, None)
+        if entry.base in ec2.get(entry.eni_id, ()) and memory.stays(*key, asked_s):
+            memory.missing.pop(key, None)
             if entry.quarantined:
-                reopen.append(entry.base)
-        elif _recent(memory.given, entry.base, asked_s):
+                reopen.append(key)
+        elif memory.young(*key, asked_s):
             continue
         else:
-            since = memory.missing.setdefault(entry.base, asked_s)
+            since = memory.missing.setdefault(key, asked_s)
             if not entry.quarantined:
-                quarantine.append(entry.base)
+                quarantine.append(key)
             elif entry.idle and asked_s - since >= TWICE_S:
-                drop.append(entry.base)
-    for name in [
-        name for name in memory.missing if not name.startswith("eni-") and (name not in known or name in drop)
-    ]:
-        del memory.missing[name]
+                drop.append(key)
+    there = {(entry.eni_id, entry.base) for entry in pool}
+    for key in [key for key in memory.missing if key not in there or key in drop]:
+        del memory.missing[key]
     return Actions(tuple(add), tuple(quarantine), tuple(reopen), tuple(drop))
 
 
 def enis_gone(known: Iterable[str], seen: Collection[str], memory: Memory, asked_s: float) -> tuple[str, ...]:
     """Those of `known` ENIs that EC2 has not shown for the second time, at least a minute after the first."""
-    gone = []
-    for eni_id in known:
-        if eni_id in seen:
-            memory.missing.pop(eni_id, None)
-        elif asked_s - memory.missing.setdefault(eni_id, asked_s) >= TWICE_S:
-            gone.append(eni_id)
-    return tuple(gone)
-
-
-def _recent(times: Mapping[str, float], address: str, asked_s: float) -> bool:
-    return address in times and asked_s - times[address] < LAG_S
+    names = set(known)
+    for eni_id in [name for name in memory.missing_enis if name in seen or name not in names]:
+        del memory.missing_enis[eni_id]
+    missed = {eni_id: memory.missing_enis.setdefault(eni_id, asked_s) for eni_id in sorted(names - set(seen))}
+    return tuple(eni_id for eni_id, since in missed.items() if asked_s - since >= TWICE_S)

@@ -134,7 +134,8 @@ class Commands:
             return control.Done()
         if len(self._lot):
             self._end_reboot_rests(base, request.length)
-        handle = node.book.add_block(request.eni_id, base, request.length, kind, pool.OPEN, now_ns())
+        state = STATES.index(request.state)
+        handle = node.book.add_block(request.eni_id, base, request.length, kind, state, now_ns())
         try:
             self._open_block(handle, base, request, kind)
         except JournalWrite:
@@ -149,11 +150,12 @@ class Commands:
         return control.Done()
 
     def _open_block(self, handle: int, base: bytes, request: control.AddBlock, kind: int) -> None:
-        """Record a block that is there, and let it be used. Raises JournalWrite."""
+        """Record a block that is there, and put it into the state that is asked for. Raises JournalWrite."""
         node = self._node
-        meta = BlockMeta(request.length, request.eni_id, kind, pool.OPEN)
+        state = STATES.index(request.state)
+        meta = BlockMeta(request.length, request.eni_id, kind, state)
         node.append(records.BLOCK, address=base, meta=records.encode(meta))
-        node.pool.set_state(handle, pool.OPEN)
+        node.pool.set_state(handle, state)
         node.block_changed(handle)
         node.moves()
         node.room_changed()

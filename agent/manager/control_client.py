@@ -17,7 +17,8 @@ import msgspec
 from agent import control
 from core.errors import AgentGone
 
-CALL_TIMEOUT_S = 10.0
+# The agent answers within milliseconds. One that does not is hung up on, and the main loop goes on.
+CALL_TIMEOUT_S = 3.0
 # The agent answers in order; this many commands may be under way at once.
 PIPELINE = 64
 T = TypeVar("T", bound=control.Message)
@@ -95,9 +96,9 @@ class ControlClient:
                 self.enis[eni.eni_id] = eni
             case control.DropEni(eni_id):
                 self.enis.pop(eni_id, None)
-            case control.AddBlock(eni_id, base, length, kind):
+            case control.AddBlock(eni_id, base, length, kind, state):
                 if (base, length) not in self.blocks:
-                    block = control.Block(eni_id, base, length, kind, "open", 0, 0, 1)
+                    block = control.Block(eni_id, base, length, kind, state, 0, 0, 1)
                     self.blocks[base, length] = block
             case control.SetBlockState(base, length, state):
                 if (base, length) in self.blocks:
@@ -111,11 +112,12 @@ class ControlClient:
         if not isinstance(frame.body, control.Update):
             raise AgentGone(f"the agent sent {type(frame.body).__name__} unasked")
         self.pool = frame.body.pool
-        for block in frame.body.blocks:
-            self.blocks[block.base, block.length] = block
+        # First what is gone: a block that went and came back within one update is there.
         for name in frame.body.gone:
             base, _, length = name.rpartition("/")
             self.blocks.pop((base, int(length)), None)
+        for block in frame.body.blocks:
+            self.blocks[block.base, block.length] = block
 
     # --- frames -----------------------------------------------------------------------------------------
 

@@ -11,58 +11,22 @@ import datetime
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, TypeVar
+from typing import Final, NoReturn, TypeVar
 
+from agent.manager.owner import Owner
 from clients.budget import Priority
 from clients.clock import Clock
 from clients.ec2 import TAG_CREATED, TAG_INSTANCE, Ec2
-from clients.ec2_answers import Ec2Eni, NewEni, Subnet
+from clients.ec2_answers import Attachment, Ec2Eni, NewEni, Subnet
 from clients.ec2_codes import ADDRESS_LIMIT, ENI_GONE, NO_ADDRESSES, never_happened, outcome_unknown
 from core.errors import Ec2Error
-
-DESCRIPTION: Final = "aws-K8S-"
-TAG_CLUSTER: Final = "cluster.k8s.amazonaws.com/name"
-TAG_OWNER: Final = "eks:eni:owner"
-OWNER: Final = "amazon-vpc-cni"
-TAG_UNMANAGED: Final = "node.k8s.amazonaws.com/no_manage"
-USED_KINDS: Final = frozenset(("interface",))
 
 LOOKS: Final = 4
 FIRST_WAIT_S: Final = 0.2
 DETACH_WAIT_S: Final = 60.0
+# An Unassign that has to wait its turn for longer is not worth keeping an ENI from growing.
+UNASSIGN_PATIENCE_S: Final = 5.0
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """Whose ENIs these are: what goes into their description and tags."""
-
-    instance_id: str
-    cluster_name: str
-    extra_tags: Mapping[str, str]
-
-    def tags(self) -> dict[str, str]:
-        """Tags of every managed ENI (ipam.md 13.6)."""
-        tags = {TAG_INSTANCE: self.instance_id}
-        if self.cluster_name:
-            tags |= {TAG_CLUSTER: self.cluster_name, TAG_OWNER: OWNER}
-        return tags | dict(self.extra_tags)
-
-    @property
-    def description(self) -> str:
-        return f"{DESCRIPTION}{self.instance_id}"
-
-    def manages(self, eni: Ec2Eni, manage_untagged: bool) -> bool:
-        """Whether an ENI of this instance, other than the primary, is ours to use (ipam.md section 17)."""
-        if eni.kind not in USED_KINDS:
-            return False
-        if TAG_UNMANAGED in eni.tags:
-            return eni.tags[TAG_UNMANAGED] != "true"
-        return eni.tags.get(TAG_INSTANCE) == self.instance_id or manage_untagged
-
-    def created(self, eni: Ec2Eni) -> bool:
-        """Whether an ENI was made by this node's daemon."""
-        return eni.tags.get(TAG_INSTANCE) == self.instance_id and eni.description == self.description
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +34,20 @@ class Created:
     """A new ENI, attached. `shortage`: it has fewer addresses than asked for, because the subnet has no more."""
 
     eni: Ec2Eni
-    attachment_id: str
+    attachment: Attachment
     shortage: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What an Assign came to. `confirmed`: EC2 has answered with these; else a Describe shows them, which may lag.
+
+    `refused`: EC2 allows the ENI less than we asked for, and nothing on it was new to us.
+    """
+
+    addresses: tuple[str, ...] = ()
+    confirmed: bool = True
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,49 +69,85 @@ class SubnetsFull(Ec2Error):
         self.subnets = tuple(subnets)
 
 
+class NotAttached(Ec2Error):
+    """A new ENI could not be attached. `stranded` is its id if it could not be deleted either."""
+
+    def __init__(self, first: Ec2Error, eni_id: str, second: Ec2Error | None) -> None:
+        cause = first.cause
+        if second is not None:
+            cause = f"{cause}; " * bool(cause) + f"{eni_id} could not be deleted: {second.text}"
+        super().__init__(
+            first.text, action=first.action, api_code=first.api_code, cause=cause, retry_after=first.retry_after,
+            remedy=first.remedy,
+        )  # fmt: skip
+        self.stranded = eni_id if second is not None else ""
+
+
+class StillAttached(Ec2Error):
+    """An ENI was to be removed, and EC2 has not begun to: it is as it was."""
+
+    def __init__(self, cause: Ec2Error) -> None:
+        super().__init__(
+            cause.text, action=cause.action, api_code=cause.api_code, cause=cause.cause, remedy=cause.remedy
+        )
+
+
 class EniSteps:
     """The steps for one instance. Raises Ec2Error. Safe for several threads."""
 
-    def __init__(self, ec2: Ec2, owner: Owner, clock: Clock, rng: random.Random) -> None:
+    def __init__(
+        self, ec2: Ec2, owner: Owner, clock: Clock, rng: random.Random, *, manage_untagged: bool = True
+    ) -> None:
         self._ec2 = ec2
         self._owner = owner
         self._clock = clock
         self._rng = rng
+        self._manage_untagged = manage_untagged
+        self._made: dict[str, float] = {}
 
     # --- addresses --------------------------------------------------------------------------------------------
 
-    def assign(self, eni_id: str, count: int, before: frozenset[str], free: int, priority: Priority) -> tuple[str, ...]:
-        """Add up to `count` addresses; those that are new. `before`: what the ENI had.
+    def assign(
+        self, eni_id: str, count: int, before: frozenset[str], free: Callable[[], int], priority: Priority
+    ) -> Added:
+        """Add up to `count` addresses. `before`: what the ENI has, and what has left it lately.
 
-        `free` is EC2's count of free addresses in the subnet: EC2 gives all that is asked for or nothing, so a
-        request that is refused is repeated with what there is, then with one. An empty answer means that EC2 has
-        called the ENI full, and that it is.
+        EC2 gives all that is asked for or nothing, so a request that the subnet is too small for is repeated with
+        what is `free` there by EC2's own count, then with one.
         """
-        last: Ec2Error | None = None
-        for wanted in dict.fromkeys((count, min(max(free, 1), count), 1)):
+        try:
+            return self._assign(eni_id, count, before, priority)
+        except Ec2Error as error:
+            if error.api_code not in NO_ADDRESSES:
+                raise
+            last = error
+        for wanted in dict.fromkeys((min(max(free(), 1), count), 1)):
+            if wanted == count:
+                continue
             try:
                 return self._assign(eni_id, wanted, before, priority)
             except Ec2Error as error:
-                if error.api_code == ADDRESS_LIMIT:
-                    # Our view of the ENI is old: what it has is what counts.
-                    return self._new_addresses(eni_id, before, priority)
                 if error.api_code not in NO_ADDRESSES:
                     raise
                 last = error
-        assert last is not None
         raise last
 
-    def _assign(self, eni_id: str, count: int, before: frozenset[str], priority: Priority) -> tuple[str, ...]:
+    def _assign(self, eni_id: str, count: int, before: frozenset[str], priority: Priority) -> Added:
         try:
             # EC2-like services list all addresses of the ENI here, not only the new ones.
-            return tuple(a for a in self._ec2.assign(eni_id, count, priority) if a not in before)
+            added = tuple(a for a in self._ec2.assign(eni_id, count, priority) if a not in before)
         except Ec2Error as error:
+            if error.api_code == ADDRESS_LIMIT:
+                # Our view of the ENI is old, or EC2's limit is not the table's.
+                found = self._new_addresses(eni_id, before, priority)
+                return Added(found, confirmed=False, refused=not found)
             if not outcome_unknown(error):
                 raise
             found = self._look(lambda: self._new_addresses(eni_id, before, priority), bool)
             if not found:
                 raise
-            return found
+            return Added(found, confirmed=False)
+        return Added(added) if added else Added(confirmed=False)
 
     def _new_addresses(self, eni_id: str, before: frozenset[str], priority: Priority) -> tuple[str, ...]:
         eni = self._ec2.eni(eni_id, priority)
@@ -148,7 +160,7 @@ class EniSteps:
         must not get a pod. After a refusal it says which addresses the ENI has.
         """
         try:
-            self._ec2.unassign(eni_id, addresses)
+            self._ec2.unassign(eni_id, addresses, patience_s=UNASSIGN_PATIENCE_S)
         except Ec2Error as error:
             if outcome_unknown(error):
                 return Unassigned((), error, certain=False)
@@ -171,21 +183,31 @@ class EniSteps:
     ) -> Created:
         """Create an ENI with `count` addresses in the first of `subnets` that has room, and attach it as `device`.
 
-        Raises SubnetsFull if no subnet has an address left; what was created and cannot be attached is deleted.
+        Raises SubnetsFull if no subnet has an address left, NotAttached if it cannot be attached: then it is deleted.
         """
         eni, short = self._create_somewhere(count, subnets, groups, tracking, priority)
         try:
             attachment_id = self._attach(eni.eni_id, device, priority)
-        except Ec2Error:
-            self.delete(eni.eni_id)
-            raise
+        except Ec2Error as error:
+            self._undo(eni.eni_id, error)
+        kept = True
         try:
             self._ec2.delete_on_termination(eni.eni_id, attachment_id, priority)
         except Ec2Error as error:
-            # Attached and usable; the next reconcile sees the flag and tries again.
+            # Attached and usable: whoever looks after its tags sees the flag and tries again.
             if error.api_code in ENI_GONE:
                 raise
-        return Created(eni, attachment_id, short)
+            kept = False
+        attachment = Attachment(attachment_id, self._owner.instance_id, device, 0, "attached", kept)
+        return Created(eni, attachment, short)
+
+    def _undo(self, eni_id: str, error: Ec2Error) -> NoReturn:
+        """Delete what could not be attached. Raises NotAttached, which says first why it could not be attached."""
+        try:
+            self.delete(eni_id)
+        except Ec2Error as second:
+            raise NotAttached(error, eni_id, second) from error
+        raise NotAttached(error, eni_id, None) from error
 
     def _create_somewhere(
         self,
@@ -214,6 +236,7 @@ class EniSteps:
 
     def _create(self, new: NewEni, priority: Priority) -> Ec2Eni:
         stamp = datetime.datetime.fromtimestamp(self._clock.unix(), datetime.UTC).isoformat().replace("+00:00", "Z")
+        self._made[stamp] = self._clock.now()
         token = f"enid-{self._rng.getrandbits(128):032x}"
         new = replace(new, token=token, tags={TAG_CREATED: stamp, **self._owner.tags()})
         try:
@@ -245,16 +268,15 @@ class EniSteps:
     # --- removal ------------------------------------------------------------------------------------------------
 
     def remove(self, eni_id: str) -> None:
-        """Detach and delete an ENI. Not there is done; Ec2Error means that it is still attached or still there."""
-        eni = self._ec2.eni(eni_id)
-        if eni is None:
-            return
-        if eni.attachment is not None and eni.attachment.status not in ("detaching", "detached"):
+        """Detach and delete an ENI. Not there is done. Raises StillAttached if nothing has been begun, also if its
+        tags say by now that it is not ours; any other Ec2Error leaves open how far it came."""
+        attachment = self._attachment_to_end(eni_id)
+        if attachment is not None:
             try:
-                self._ec2.detach(eni.attachment.attachment_id)
+                self._ec2.detach(attachment.attachment_id)
             except Ec2Error as error:
                 if not outcome_unknown(error) and error.api_code != "InvalidAttachmentID.NotFound":
-                    raise
+                    raise StillAttached(error) from error
         deadline = self._clock.now() + DETACH_WAIT_S
         wait = FIRST_WAIT_S
         while (eni := self._ec2.eni(eni_id)) is not None and eni.status != "available":
@@ -263,6 +285,20 @@ class EniSteps:
             self._clock.sleep(wait * (1 + 0.15 * self._rng.random()))
             wait = min(wait * 2, 5.0)
         self.delete(eni_id)
+
+    def _attachment_to_end(self, eni_id: str) -> Attachment | None:
+        """An ENI's attachment, None if it has none any more. Raises StillAttached if it is not ours to end."""
+        try:
+            eni = self._ec2.eni(eni_id)
+        except Ec2Error as error:
+            raise StillAttached(error) from error
+        if eni is None or eni.attachment is None:
+            return None
+        here = eni.attachment.instance_id == self._owner.instance_id
+        if not here or not self._owner.manages(eni, self._manage_untagged):
+            text = f"{eni_id} is not ours to remove any more"
+            raise StillAttached(Ec2Error(text, action="DetachNetworkInterface", api_code="NotOurs"))
+        return None if eni.attachment.status in ("detaching", "detached") else eni.attachment
 
     def delete(self, eni_id: str) -> None:
         """Delete an ENI that is attached nowhere; a few tries, since EC2 forgets an attachment only after a while."""
@@ -282,13 +318,31 @@ class EniSteps:
         free = self._ec2.free_enis({TAG_INSTANCE: self._owner.instance_id}, Priority.SWEEP)
         return tuple(eni for eni in free if self._owner.created(eni))
 
-    def adopt(self, eni: Ec2Eni) -> None:
+    def age(self, eni: Ec2Eni) -> float:
+        """Seconds since this life created an ENI; infinity for one of an earlier life."""
+        return self._clock.now() - self._made.get(eni.tags.get(TAG_CREATED, ""), float("-inf"))
+
+    def lacks(self, eni: Ec2Eni, attachment: Attachment) -> bool:
+        """Whether `adopt` has something to do."""
+        return bool(self._missing_tags(eni)) or self._would_stay(eni, attachment)
+
+    def adopt(self, eni: Ec2Eni, attachment: Attachment) -> None:
         """Give an ENI the tags that it lacks, and let it go with its instance if we made it."""
-        missing = {key: value for key, value in self._owner.tags().items() if eni.tags.get(key) != value}
+        missing = self._missing_tags(eni)
         if missing:
             self._ec2.tag(eni.eni_id, missing)
-        if eni.attachment is not None and not eni.attachment.delete_on_termination and self._owner.created(eni):
-            self._ec2.delete_on_termination(eni.eni_id, eni.attachment.attachment_id, Priority.SWEEP)
+        if self._would_stay(eni, attachment):
+            self._ec2.delete_on_termination(eni.eni_id, attachment.attachment_id, Priority.SWEEP)
+
+    def adopted(self, eni: Ec2Eni) -> Ec2Eni:
+        """The ENI as `adopt` leaves it."""
+        return replace(eni, tags={**eni.tags, **self._owner.tags()})
+
+    def _missing_tags(self, eni: Ec2Eni) -> dict[str, str]:
+        return {key: value for key, value in self._owner.tags().items() if eni.tags.get(key) != value}
+
+    def _would_stay(self, eni: Ec2Eni, attachment: Attachment) -> bool:
+        return not attachment.delete_on_termination and self._owner.created(eni)
 
     def _look(self, ask: Callable[[], T], good: Callable[[T], object]) -> T:
         """Ask until the answer is good, a few times: what has just been made is not always seen at once."""

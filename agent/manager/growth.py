@@ -6,14 +6,14 @@ import logging
 from dataclasses import dataclass
 from typing import Final
 
-from agent.manager.enis import Created
+from agent.manager.enis import Added, Created
 from agent.manager.failures import Failures
 from agent.manager.jobs import Outcome
 from agent.manager.pool import Placed, Pool
-from agent.manager.state import NodeState
+from agent.manager.state import CREATE, NodeState
 from agent.manager.tools import Tools
 from clients.budget import Priority
-from clients.ec2_answers import Attachment, Subnet
+from clients.ec2_answers import Subnet
 from core import subnets
 from core.errors import Ec2Error, EnidError
 from core.planner import Assign, Create
@@ -46,46 +46,58 @@ class Growth:
 
     def usable_subnets(self) -> tuple[str, ...]:
         """Subnets for new ENIs, the one with most free addresses first."""
-        own = self._state.identity.subnet_id
-        settings = self._tools.settings
-        if not settings.subnet_discovery or not self._state.subnets:
+        if not self._state.subnets:
             # Without the right to describe subnets the node's own is used, as the documents promise.
-            return (own,)
-        return tuple(
-            subnet.subnet_id
-            for subnet in self._state.subnets
-            if subnets.usable(subnet.tags, settings.cluster_name, primary=subnet.subnet_id == own)
-        )
+            return (self._state.identity.subnet_id,)
+        return tuple(subnet.subnet_id for subnet in self._state.subnets if self._usable(subnet))
+
+    def _usable(self, subnet: Subnet) -> bool:
+        """Whether a new ENI may be made there (ipam.md section 14)."""
+        settings = self._tools.settings
+        own = subnet.subnet_id == self._state.identity.subnet_id
+        if not settings.subnet_discovery:
+            return own and not subnets.excluded(subnet.tags, settings.cluster_name)
+        return subnets.usable(subnet.tags, settings.cluster_name, primary=own)
 
     def assign(self, step: Assign, priority: Priority) -> None:
         """Ask EC2 for more addresses on an ENI."""
         managed = self._state.managed[step.eni_id]
         managed.busy, managed.coming = True, step.count
-        before = frozenset(managed.held)
-        subnet = self._state.subnet(managed.eni.subnet_id)
-        free = subnet.free if subnet else 1
+        before = frozenset(managed.held | self._state.memory.outgoing(step.eni_id))
+        there = len(managed.held) + len(managed.eni.prefixes)
         started = self._tools.clock.now()
 
-        def work() -> tuple[str, ...]:
+        def free() -> int:
+            # The count that we have may be hours old, and addresses in a subnet are everybody's.
+            known = self._fresh_subnets(priority, 0.0)
+            return next((subnet.free for subnet in known if subnet.subnet_id == managed.eni.subnet_id), 1)
+
+        def work() -> Added:
             return self._tools.steps.assign(step.eni_id, step.count, before, free, priority)
 
         def done(outcome: Outcome) -> None:
             managed.busy, managed.coming = False, 0
             if outcome.error is not None:
-                self._failures.growth_failed(step, outcome.error, started, (managed.eni.subnet_id,))
-                # A lost answer may have been a yes.
-                self.audit_wanted = True
+                failed = self._failures.growth_failed(
+                    step.eni_id, step, outcome.error, started, (managed.eni.subnet_id,)
+                )
+                self.audit_wanted |= failed
                 return
-            added: tuple[str, ...] = outcome.value
-            managed.held.update(added)
-            self._pool.give(managed, added, confirmed=True)
-            self._failures.worked(step, started)
-            if not added:
-                # EC2 calls the ENI full: its word counts more than the table's.
-                there = len(managed.held) + len(managed.eni.prefixes)
-                self._state.per_eni = min(self._state.per_eni, max(there, 1))
+            added: Added = outcome.value
+            if added.refused:
+                # EC2's word counts more than the table's. Its limit is below what we asked for: half of it next time.
+                managed.bound.learn(there + step.count // 2, self._tools.clock.now())
+                log.warning("%s: EC2 allows fewer than %d addresses on it", step.eni_id, there + step.count)
+            elif added.confirmed:
+                self._pool.confirm(managed, added.addresses)
+                self._state.grow.worked(step.eni_id)
+            else:
+                # Seen and not answered: EC2's word, but none that an older one could not contradict.
+                managed.held.update(added.addresses)
+                self._pool.give(managed, added.addresses)
                 self.audit_wanted = True
-            elif len(added) < step.count:
+            self._failures.worked(step, started)
+            if added.confirmed and len(added.addresses) < step.count:
                 self._failures.shortage((managed.eni.subnet_id,))
 
         self._tools.growth.start(work, done)
@@ -93,18 +105,19 @@ class Growth:
     def create(self, step: Create, priority: Priority) -> None:
         """Create an ENI with its addresses, attach it, and set its host side up."""
         state, tools = self._state, self._tools
-        device = state.free_device()
-        if device is None:
+        device, primary = state.free_device(), state.primary
+        if device is None or primary is None:
             return
         state.creating[device] = step.count
         started = tools.clock.now()
 
         def work() -> _NewEni:
-            known = self._fresh_subnets(priority)
-            usable = [subnet for subnet in known if subnet.subnet_id in step.subnets]
+            known = self._fresh_subnets(priority, SUBNETS_AGE_S)
+            # The tags may have changed since the plan was made.
+            usable = [subnet for subnet in known if subnet.subnet_id in step.subnets and self._usable(subnet)]
             if not known:
                 usable = [Subnet(name, "", 0, {}) for name in step.subnets]
-            made = tools.steps.create(step.count, device, usable, state.groups, state.tracking, priority)
+            made = tools.steps.create(step.count, device, usable, primary.groups, primary.tracking, priority)
             eni = made.eni
             try:
                 tools.host.wait_link(eni.mac)
@@ -115,31 +128,31 @@ class Growth:
         def done(outcome: Outcome) -> None:
             del state.creating[device]
             if outcome.error is not None:
-                self._failures.growth_failed(step, outcome.error, started, step.subnets)
-                self.audit_wanted = True
+                self.audit_wanted |= self._failures.growth_failed(CREATE, step, outcome.error, started, step.subnets)
                 return
             new: _NewEni = outcome.value
+            made = new.created
             state.subnets = new.subnets or state.subnets
             if new.placed is None:
-                # The audit finds it attached and tries its host side again.
-                state.others[new.created.eni.eni_id] = new.created.eni
-                self._failures.growth_failed(step, new.error or EnidError("no link"), started, ())
+                # It is attached: the audit tries its host side again.
+                state.outside(made.eni, made.attachment)
+                self._failures.growth_failed(CREATE, step, new.error or EnidError("no link"), started, ())
                 self.audit_wanted = True
                 return
-            attachment = Attachment(new.created.attachment_id, state.identity.instance_id, device, 0, "attached", True)
-            managed = self._pool.enter(new.created.eni, attachment, new.placed)
-            self._pool.give(managed, managed.held, confirmed=True)
+            managed = self._pool.enter(made.eni, made.attachment, new.placed, tools.clock.now())
+            self._pool.confirm(managed, made.eni.addresses)
+            state.grow.worked(CREATE)
             self._failures.worked(step, started)
-            if new.created.shortage:
+            if made.shortage:
                 self._failures.shortage((managed.eni.subnet_id,))
 
         tools.growth.start(work, done)
 
-    def _fresh_subnets(self, priority: Priority) -> tuple[Subnet, ...]:
-        """In a worker. Counts of free addresses age; without an answer the old ones must do."""
+    def _fresh_subnets(self, priority: Priority, age_s: float) -> tuple[Subnet, ...]:
+        """In a worker. Subnets by EC2's word, not older than `age_s`; without an answer the old ones must do."""
         identity = self._state.identity
         now = self._tools.clock.now()
-        if self._state.subnets and now - self._subnets_at < SUBNETS_AGE_S:
+        if self._state.subnets and now - self._subnets_at < age_s:
             return self._state.subnets
         try:
             found = self._tools.ec2.subnets(identity.vpc_id, identity.zone, priority)

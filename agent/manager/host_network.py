@@ -1,7 +1,8 @@
 """The hands of the host network plans: reads the kernel's state, carries out what `core.hostnet` and `core.nat` say.
 
 Everything here may be run again at any time: a second run finds nothing to do. So start, attach of an ENI and
-repair are the same calls. Used by the main loop and by worker threads; one lock, since a socket serves one thread.
+repair are the same calls. Used by the main loop and by worker threads. Which ENIs have a place on this host is known
+here alone, and looking at the kernel and changing it is one action: a repair cannot bring back what a removal takes.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Callable, Iterable
-from typing import Final, TypeVar
+from dataclasses import dataclass
+from typing import Final, NamedTuple, TypeVar
 
+from agent.manager.host_monitor import HostMonitor
 from clients.clock import Clock
 from clients.files import Sysctls
 from clients.nft import Nft
@@ -36,9 +39,10 @@ from core.hostnet import (
     eni_removal,
     link_ops,
     node_rule_ops,
+    stray_rules,
     sysctls,
 )
-from core.names import RULE_ENI_PRIMARY, RULE_EXTERNAL_SERVICE, RULE_FWMARK, TABLE_MAIN
+from core.names import TABLE_MAIN
 from core.nat import NatConfig
 from ext import netlink
 from ext.netlink import NetlinkError
@@ -46,12 +50,30 @@ from ext.netlink import NetlinkError
 INET: Final = 2
 UNICAST: Final = 1
 FRA_TO_TABLE: Final = 1
-OURS: Final = frozenset((RULE_FWMARK, RULE_EXTERNAL_SERVICE, RULE_ENI_PRIMARY))
 LINK_POLL_S: Final = 0.05
 LINK_WAIT_S: Final = 30.0
 # Pods that come and go change the tables while they are read.
 DUMP_TRIES: Final = 20
 T = TypeVar("T")
+
+
+class Place(NamedTuple):
+    """Where an ENI is to be on this host. `subnet` is its subnet's network."""
+
+    mac: str
+    mtu: int
+    table: int
+    primary_ip: str
+    subnet: str
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a check of all ENIs came to: repairs in words, links by MAC, and MACs that no link has."""
+
+    repaired: list[str]
+    links: dict[str, LinkView]
+    missing: frozenset[str]
 
 
 class HostNetwork:
@@ -61,9 +83,12 @@ class HostNetwork:
         self._clock = clock
         self._sysctl = sysctl or Sysctls()
         self._nft = nft or Nft()
+        self._change = threading.Lock()
         self._lock = threading.Lock()
+        self._places: dict[str, Place] = {}
         self._socket = netlink.Socket.open()
-        self._monitor = netlink.Monitor([netlink.RULES], [self._socket], deletions_only=True)
+        self._monitor = HostMonitor(clock, self._socket)
+        self._primary = 0
         self._nat_digest = ""
         self._nat_fingerprint = ""
 
@@ -72,25 +97,10 @@ class HostNetwork:
         self._monitor.close()
         self._socket.close()
 
-    # --- foreign hands ----------------------------------------------------------------------------------------
-
-    def fileno(self) -> int:
-        """Readable when somebody else has deleted rules."""
-        return self._monitor.fileno()
-
-    def disturbed(self) -> bool:
-        """Whether one of the rules that we look after is among those deleted. For the main loop only.
-
-        The rules of pods are the agent's; they come and go all the time.
-        """
-        try:
-            events = self._monitor.read()
-        except NetlinkError:
-            return True
-        return any(
-            event.thing is None or (isinstance(event.thing, netlink.Rule) and event.thing.priority in OURS)
-            for event in events
-        )
+    @property
+    def monitor(self) -> HostMonitor:
+        """What tells when others change what we look after. For the main loop only."""
+        return self._monitor
 
     # --- the node ---------------------------------------------------------------------------------------------
 
@@ -98,6 +108,8 @@ class HostNetwork:
         """Find the primary ENI's link by its MAC and bring it up and to its MTU."""
         link = self.wait_link(mac)
         self._run(link_ops(link, mtu))
+        self._primary = link.ifindex
+        self._monitor.watch_link(link.ifindex)
         return link
 
     def set_sysctls(self, primary_link: str, tcp_early_demux: bool) -> list[str]:
@@ -110,14 +122,15 @@ class HostNetwork:
 
     def set_rules(self, want: NodeRules) -> list[str]:
         """Bring the node's own rules to what is wanted; the changes in words."""
-        return self._run(node_rule_ops(want, self._rules()))
+        with self._change:
+            return self._run(node_rule_ops(want, self._rules()))
 
     def set_nat(self, config: NatConfig) -> bool:
         """Bring the nftables table to this configuration; whether it had to be written.
 
         It is written when the configuration changes, and when the kernel's table is not the one that we left.
         """
-        with self._lock:
+        with self._change:
             if config.digest == self._nat_digest:
                 found = self._nft.fingerprint(nat.FAMILY, nat.TABLE)
                 if found == self._nat_fingerprint:
@@ -131,30 +144,78 @@ class HostNetwork:
 
     def wait_link(self, mac: str, wait_s: float = LINK_WAIT_S) -> LinkView:
         """The link with this MAC, waited for: a NIC appears some time after EC2 calls the ENI attached."""
-        raw = bytes.fromhex(mac.replace(":", ""))
         deadline = self._clock.now() + wait_s
         while True:
-            with self._lock:
-                link = self._read(lambda: self._socket.link_by_mac(raw))
+            link = self._link(mac)
             if link is not None:
-                return LinkView(link.ifindex, link.name, mac, link.mtu, link.up)
+                return link
             if self._clock.now() >= deadline:
                 raise HostNetworkError(f"no link with MAC {mac} has appeared in {wait_s:g} s", retry_after=5.0)
             self._clock.sleep(LINK_POLL_S)
 
     def set_eni(self, mac: str, mtu: int, table: int, primary_ip: str, subnet: str) -> tuple[LinkView, list[str]]:
-        """Bring a secondary ENI's link, address, table and rule to what is wanted; the link, the changes in words."""
-        link = self.wait_link(mac, 0.0)
-        want = EniLink(link.ifindex, mtu, table, primary_ip, subnet)
+        """Bring a secondary ENI's link, address, table and rule to what is wanted; the link, the changes in words.
+
+        From then on `check_enis` keeps it so, until it is dropped or forgotten.
+        """
+        place = Place(mac, mtu, table, primary_ip, subnet)
+        with self._change:
+            link, changes = self._place(place)
+            self._places[primary_ip] = place
+        return link, changes
+
+    def check_enis(self, vpc_cidrs: Iterable[str]) -> Checked:
+        """Repair what has changed on the ENIs that have a place here, and take away rules that others left behind."""
+        repaired: list[str] = []
+        links: dict[str, LinkView] = {}
+        missing: set[str] = set()
+        for primary_ip in list(self._places):
+            # One by one, so that an ENI that is to be set up or dropped does not wait for all.
+            with self._change:
+                place = self._places.get(primary_ip)
+                if place is None:
+                    continue
+                link = self._link(place.mac)
+                if link is None:
+                    missing.add(place.mac)
+                    continue
+                links[place.mac], changes = self._place(place)
+                repaired += changes
+        with self._change:
+            with self._lock:
+                local = {_text(a.address) for a in self._read(lambda: self._socket.addresses(INET))}
+            repaired += self._run(stray_rules(self._rules(), self._places, local, vpc_cidrs))
+        self._monitor.watch_only({self._primary, *(link.ifindex for link in links.values())})
+        return Checked(repaired, links, frozenset(missing))
+
+    def drop_eni(self, primary_ip: str) -> list[str]:
+        """An ENI is about to go: take away what its link would leave behind."""
+        with self._change:
+            self._places.pop(primary_ip, None)
+            return self._run(eni_removal(primary_ip, self._rules()))
+
+    def forget_eni(self, primary_ip: str) -> None:
+        """An ENI has gone, or belongs to somebody else: its place is not looked after any more. Never waits."""
+        self._places.pop(primary_ip, None)
+
+    def _place(self, place: Place) -> tuple[LinkView, list[str]]:
+        link = self._link(place.mac)
+        if link is None:
+            raise HostNetworkError(f"no link has MAC {place.mac}", retry_after=5.0)
+        want = EniLink(link.ifindex, place.mtu, place.table, place.primary_ip, place.subnet)
         with self._lock:
             raw = self._read(lambda: self._socket.addresses(INET, want.ifindex))
             addresses = [AddressView(a.ifindex, _text(a.address), a.length, a.scope) for a in raw]
         routes = self._routes(want.table) + [r for r in self._routes(TABLE_MAIN) if r.dst == want.subnet]
-        return link, self._run(eni_ops(want, link, addresses, routes, self._rules()))
+        changes = self._run(eni_ops(want, link, addresses, routes, self._rules()))
+        self._monitor.watch_link(link.ifindex, place.table)
+        return link, changes
 
-    def drop_eni(self, primary_ip: str) -> list[str]:
-        """Take away what a link leaves behind when it goes."""
-        return self._run(eni_removal(primary_ip, self._rules()))
+    def _link(self, mac: str) -> LinkView | None:
+        raw = bytes.fromhex(mac.replace(":", ""))
+        with self._lock:
+            link = self._read(lambda: self._socket.link_by_mac(raw))
+        return LinkView(link.ifindex, link.name, mac, link.mtu, link.up) if link is not None else None
 
     def link_names(self) -> list[str]:
         """The names of all links."""

@@ -22,14 +22,21 @@ from typing import Final
 from agent import control
 from agent.manager import logs
 from agent.manager.audit import Audit
-from agent.manager.housekeeping import Housekeeping
+from agent.manager.clearance import Clearance
+from agent.manager.duties import Duty
+from agent.manager.host_duty import HostDuty
+from agent.manager.installer import Installer
+from agent.manager.intake import Intake
 from agent.manager.jobs import Jobs
+from agent.manager.kube_duty import KubeDuty
+from agent.manager.leaks import LeakDuty
 from agent.manager.pool import Pool
 from agent.manager.pool_manager import PoolManager
 from agent.manager.start import Started, start
+from agent.manager.upkeep import Upkeep
+from agent.manager.vpc_duty import VpcDuty
 from clients.clock import Clock, SystemClock
-from cni import install
-from core.errors import BadSetting, EnidError
+from core.errors import BadSetting
 from core.settings import Settings, load
 
 EX_CONFIG: Final = 78
@@ -37,7 +44,6 @@ SLOW_TICK_S: Final = 5.0
 # A burst of ADDs becomes one EC2 call instead of several; nobody waits for the other turns.
 PARKED_PAUSE_S: Final = 0.01
 IDLE_PAUSE_S: Final = 0.1
-INSTALL_RETRY_S: Final = 5.0
 REPORT_PAUSE_S: Final = 0.5
 
 log = logging.getLogger("enid.manager")
@@ -51,22 +57,29 @@ class Manager:
     """The parts, and the loop over them."""
 
     def __init__(self, started: Started) -> None:
-        self._tools = started.tools
-        self._clock: Clock = started.tools.clock
-        self._link = started.tools.link
+        tools, state = started.tools, started.state
+        self._tools = tools
+        self._clock: Clock = tools.clock
+        self._link = tools.link
         kube_jobs = Jobs(1, "kube")
-        self._jobs = (started.tools.growth, started.tools.shrink, started.tools.checks, kube_jobs)
-        pool = Pool(started.tools, started.state)
-        self._pool_manager = PoolManager(started.tools, started.state, pool)
-        self._audit = Audit(started.tools, started.state, pool, started.owner, started.primary)
-        self._housekeeping = Housekeeping(started.tools, started.state, started.primary, started.vpc_cidrs, kube_jobs)
+        self._jobs = (tools.growth, tools.shrink, tools.checks, tools.hosts, tools.chores, kube_jobs)
+        pool = Pool(tools, state)
+        self._pool_manager = PoolManager(tools, state, pool)
+        self._audit = Audit(tools, state, Intake(tools, state, pool, started.owner, started.primary))
+        self._upkeep = Upkeep(tools, state)
+        self._host = HostDuty(tools, state, pool, started.vpc_cidrs)
+        self._duties: tuple[Duty, ...] = (
+            self._host,
+            VpcDuty(tools, state, self._host.networks, self._audit.hint_groups),
+            KubeDuty(tools, state, kube_jobs),
+            LeakDuty(tools, state),
+            Clearance(tools),
+            Installer(tools, lambda: self._ready and self._link.total > 0),
+        )
         self._ready = False
         self._turn_at = float("-inf")
         self._report_at = float("-inf")
-        self._install_at = float("-inf")
-        self._shim_installed = False
-        self._conflist_installed = False
-        started.tools.account.phase = "starting: EC2's word on this node's ENIs"
+        tools.account.phase = "starting: EC2's word on this node's ENIs"
 
     def run(self) -> None:
         """For ever; ends by an exception."""
@@ -79,12 +92,11 @@ class Manager:
         now = self._clock.now()
         if self._link.connect():
             log.info("connected to the agent")
+            # An agent that waits for a comparison with EC2 must not be told that there has been one.
             self._ready = False
             self._pool_manager.forget_agent()
             self._tools.account.resend()
             self._audit.resync()
-            if self._audit.complete:
-                self._say_ready()
         if self._link.follow():
             self._soon()
         for jobs in self._jobs:
@@ -92,17 +104,18 @@ class Manager:
                 self._turn_at = float("-inf")
         if self._pool_manager.audit_wanted():
             self._audit.wanted()
-        if self._tools.host.disturbed():
-            self._housekeeping.check_host_now()
+        if self._tools.host.monitor.disturbed():
+            self._host.disturbed()
         self._audit.tick()
-        self._housekeeping.tick()
+        for duty in self._duties:
+            duty.tick()
+        self._tools.ec2.close_idle()
         if self._audit.settled:
             self._say_ready()
-            if now >= self._turn_at:
-                self._pool_manager.turn()
-                hold = self._pool_manager.hold_until
-                self._turn_at = min(now + SLOW_TICK_S, hold if hold > now else float("inf"))
-        self._install()
+        if self._audit.complete and now >= self._turn_at:
+            self._pool_manager.turn(may_shrink=self._audit.settled)
+            self._upkeep.tick()
+            self._turn_at = min(now + SLOW_TICK_S, self._pool_manager.next_at, self._upkeep.next_at)
         self._report()
 
     def _soon(self) -> None:
@@ -121,12 +134,17 @@ class Manager:
         poll = select.poll()
         for jobs in self._jobs:
             poll.register(jobs.fileno(), select.POLLIN)
-        poll.register(self._tools.host.fileno(), select.POLLIN)
-        due = [now + at_most, self._audit.due_at, self._housekeeping.next_at]
+        due = [now + at_most, self._audit.due_at, *(duty.next_at for duty in self._duties)]
         due += [now + jobs.patience for jobs in self._jobs]
-        if self._audit.settled:
+        monitor = self._tools.host.monitor
+        if monitor.listens_at <= now:
+            poll.register(monitor.fileno(), select.POLLIN)
+        else:
+            due.append(monitor.listens_at)
+        if self._audit.complete:
             due.append(self._turn_at)
-        due += [at for at in (self._report_at, self._install_at) if at > now]
+        if self._report_at > now:
+            due.append(self._report_at)
         if self._link.client is None:
             due.append(self._link.next_try)
         else:
@@ -142,24 +160,6 @@ class Manager:
         # The objects of the start live as long as the process: the collector need not look at them again.
         gc.collect()
         gc.freeze()
-
-    def _install(self) -> None:
-        """The shim as soon as may be; the conflist, which makes the node ready, when an address can be given."""
-        now = self._clock.now()
-        if now < self._install_at or (self._shim_installed and self._conflist_installed):
-            return
-        settings = self._tools.settings
-        try:
-            if not self._shim_installed:
-                install.install_shim(settings)
-                self._shim_installed = True
-            if self._ready and self._link.total > 0:
-                if install.install_conflist(settings):
-                    log.info("wrote the conflist into %s", settings.cni_conf_dir)
-                self._conflist_installed = True
-        except EnidError as error:
-            log.error("%s", self._tools.account.error(self._tools.clock.unix(), error, "install"))
-            self._install_at = now + INSTALL_RETRY_S
 
     def _report(self) -> None:
         now = self._clock.now()

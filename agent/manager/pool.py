@@ -1,7 +1,8 @@
 """ENIs and addresses on their way into the agent's pool and out of it.
 
-Two rules for every caller: an address goes in only when EC2 has confirmed it and its ENI's link, table and rule are
-up; it comes out, acknowledged by the agent, before EC2 is asked to unassign it.
+Two rules for every caller: an address goes in only when EC2 has confirmed it, its life allows it (`core.reconcile`)
+and its ENI's link, table and rule are up; it comes out, acknowledged by the agent, before EC2 is asked to unassign it.
+The state of a block follows from its ENI in one place here: open, or draining while the ENI takes no new pods.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from clients.ec2_answers import Attachment, Ec2Eni
 from core import subnets
 from core.hostnet import LinkView
 from core.names import route_table
-from core.reconcile import LAG_S
+from core.reconcile import Key
 
 ADDRESS_BITS = 32
 
@@ -26,7 +27,7 @@ log = logging.getLogger("enid.manager.pool")
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A secondary ENI whose host side is up: its link and its subnet's network."""
+    """An ENI whose host side is up: its link and its subnet's network."""
 
     link: LinkView
     subnet_cidr: str
@@ -57,31 +58,36 @@ class Pool:
             log.info("set up %s: %s", link.name, change)
         return Placed(link, cidr)
 
-    def enter(self, eni: Ec2Eni, attachment: Attachment, placed: Placed, *, primary: bool = False) -> ManagedEni:
-        """Take an ENI into the node's state, and tell the agent of it. Without its addresses: see `give`."""
+    def enter(
+        self, eni: Ec2Eni, attachment: Attachment, placed: Placed, asked: float, *, ours: bool = True
+    ) -> ManagedEni:
+        """Take an ENI into the node's state, and tell the agent of it. Without its addresses: see `give`.
+
+        `asked`: when EC2 was asked for what `eni` says; `ours`: its tags let us use it.
+        """
         managed = ManagedEni(
             eni=eni,
             attachment=attachment,
-            primary=primary,
+            primary=eni.eni_id == self._state.identity.eni_id,
             subnet_cidr=placed.subnet_cidr,
             ifindex=placed.link.ifindex,
             ifname=placed.link.name,
-            ready=True,
-            open=self.is_open(eni.subnet_id),
+            asked=asked,
             since=self._tools.clock.now(),
             held=set(eni.addresses),
-            groups=eni.groups,
+            allowed=self.allowed(eni.subnet_id),
+            ours=ours,
         )
         self._state.managed[eni.eni_id] = managed
+        self._state.others.pop(eni.eni_id, None)
         self.tell(managed)
         return managed
 
     def tell(self, managed: ManagedEni) -> None:
-        """Tell the agent of an ENI that is ready."""
-        if managed.ready:
-            self._ask([control.SetEni(managed.message())])
+        """Tell the agent of an ENI."""
+        self._ask([control.SetEni(managed.message())])
 
-    def is_open(self, subnet_id: str) -> bool:
+    def allowed(self, subnet_id: str) -> bool:
         """Whether ENIs in this subnet take part; one of a foreign VPC or an unknown subnet does."""
         subnet = self._state.subnet(subnet_id)
         settings = self._tools.settings
@@ -91,7 +97,7 @@ class Pool:
 
     def forget(self, eni_id: str) -> bool:
         """Take an ENI without blocks out of the pool; whether the agent let it go."""
-        answers = self._ask([control.DropEni(eni_id)])
+        answers = self._ask([control.DropEni(eni_id)], quiet=True)
         if answers is None or isinstance(answers[0], control.Refused):
             return False
         self._state.managed.pop(eni_id, None)
@@ -99,26 +105,26 @@ class Pool:
 
     # --- addresses --------------------------------------------------------------------------------------------
 
-    def give(self, managed: ManagedEni, addresses: Iterable[str], *, confirmed: bool) -> None:
-        """Give addresses of an ENI that is ready to the pool. `confirmed`: EC2 has just answered a change with them.
-
-        What was taken out lately waits: EC2 may show it for a while after it has gone.
-        """
-        now = self._tools.clock.now()
-        memory = self._state.memory
-        known = {block.base for block in self._tools.link.blocks}
-        fresh = []
-        for address in sorted(addresses):
-            if confirmed:
-                memory.given[address] = now
-                memory.taken.pop(address, None)
-            if address not in known and now - memory.taken.get(address, float("-inf")) >= LAG_S:
-                fresh.append(address)
-        if not managed.ready or not fresh:
+    def give(self, managed: ManagedEni, addresses: Iterable[str]) -> None:
+        """Give addresses that an ENI holds to the pool, as far as their life allows it."""
+        if self._state.managed.get(managed.eni_id) is not managed or not managed.changeable:
             return
-        answers = self._ask([control.AddBlock(managed.eni_id, a, ADDRESS_BITS, "address") for a in fresh])
-        if answers is not None and not managed.open:
-            self._ask([control.SetBlockState(address, ADDRESS_BITS, "draining") for address in fresh])
+        known = {block.base for block in self._tools.link.blocks}
+        memory = self._state.memory
+        fresh = [
+            address
+            for address in sorted(addresses)
+            if address not in known and memory.may_have(managed.eni_id, address, managed.asked)
+        ]
+        state: control.State = "open" if managed.open else "draining"
+        self._ask([control.AddBlock(managed.eni_id, a, ADDRESS_BITS, "address", state) for a in fresh])
+
+    def confirm(self, managed: ManagedEni, addresses: Iterable[str]) -> None:
+        """EC2 has just answered a change with these addresses: the ENI holds them, and the pool gets them."""
+        addresses = list(addresses)
+        managed.held.update(addresses)
+        self._state.memory.give(managed.eni_id, addresses, self._tools.clock.now())
+        self.give(managed, addresses)
 
     def take(self, addresses: Iterable[str]) -> tuple[str, ...] | None:
         """Take addresses out of the pool; those that the agent let go. None if the agent is away."""
@@ -126,21 +132,45 @@ class Pool:
         answers = self._ask([control.DropBlock(address, ADDRESS_BITS) for address in asked], quiet=True)
         if answers is None:
             return None
-        now = self._tools.clock.now()
-        gone = tuple(a for a, answer in zip(asked, answers, strict=True) if isinstance(answer, control.Done))
-        for address in gone:
-            self._state.memory.taken[address] = now
-        return gone
+        return tuple(a for a, answer in zip(asked, answers, strict=True) if isinstance(answer, control.Done))
 
-    def take_back(self, managed: ManagedEni, addresses: Iterable[str]) -> None:
-        """Addresses that were taken out and are still on the ENI by EC2's word go in again."""
-        back = list(addresses)
-        for address in back:
-            self._state.memory.taken.pop(address, None)
-        self.give(managed, back, confirmed=True)
+    def quarantine(self, keys: Iterable[Key]) -> None:
+        """These give nothing out and go nowhere, whatever their ENI's state."""
+        self._set_state([base for _, base in keys], "quarantined")
 
-    def set_block_state(self, addresses: Iterable[str], state: control.State) -> None:
-        """Quarantine, drain or open single addresses."""
+    def drop(self, keys: Iterable[Key]) -> None:
+        """EC2 has them no more, and nobody uses them: out of the pool. They may not come back at once."""
+        keys = list(keys)
+        # The pool lets nothing go that is in quarantine.
+        self._set_state([base for _, base in keys], "draining")
+        gone = self.take(base for _, base in keys) or ()
+        for eni_id, base in keys:
+            if base in gone:
+                self._state.memory.gone(eni_id, [base], self._tools.clock.now())
+
+    def align(self, reopen: Iterable[Key] = ()) -> None:
+        """Bring the state of every block to that of its ENI; those in quarantine only if they are in `reopen`.
+
+        An ENI that is not ours, or has no place on this host, gives nothing out, whatever the agent remembers of it.
+        """
+        again = set(reopen)
+        wanted: dict[control.State, list[str]] = {"open": [], "draining": []}
+        for block in self._tools.link.blocks:
+            if block.kind != "address":
+                continue
+            if block.state == "quarantined" and (block.eni_id, block.base) not in again:
+                continue
+            managed = self._state.managed.get(block.eni_id)
+            if managed is None and block.eni_id not in self._state.strangers | self._state.unplaced:
+                # Perhaps its host side is coming up, perhaps EC2 does not show it: neither is settled yet.
+                continue
+            state: control.State = "open" if managed is not None and managed.open else "draining"
+            if block.state != state:
+                wanted[state].append(block.base)
+        for state, addresses in wanted.items():
+            self._set_state(addresses, state)
+
+    def _set_state(self, addresses: Iterable[str], state: control.State) -> None:
         self._ask([control.SetBlockState(address, ADDRESS_BITS, state) for address in addresses])
 
     def _ask(
@@ -149,5 +179,5 @@ class Pool:
         answers = self._tools.link.calls(requests)
         for request, answer in zip(requests, answers or [], strict=False):
             if isinstance(answer, control.Refused) and not quiet:
-                log.error("the agent refused %s: %s: %s", request, answer.code, answer.text)
+                log.error("the agent refused %s: %s: %s", control.words(request), answer.code, answer.text)
         return answers

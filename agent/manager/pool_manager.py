@@ -22,44 +22,52 @@ class PoolManager:
     def __init__(self, tools: Tools, state: NodeState, pool: Pool) -> None:
         self._tools = tools
         self._state = state
-        self._failures = Failures(tools, state)
-        self._growth = Growth(tools, state, pool, self._failures)
-        self._shrink = Shrink(tools, state, pool, self._failures)
+        failures = Failures(tools, state)
+        self._growth = Growth(tools, state, pool, failures)
+        self._shrink = Shrink(tools, state, pool, failures)
         self._told: control.Outlook | None = None
 
-    def turn(self) -> None:
-        """Plan, and start what is planned. Nothing without the agent: it alone knows which addresses are in use."""
+    def turn(self, *, may_shrink: bool) -> None:
+        """Plan, and start what is planned. Nothing without the agent: it alone knows which addresses are in use.
+
+        `may_shrink`: the agent's pool has been compared with EC2. Who waits for an address does not wait for that.
+        """
         tools, state, settings = self._tools, self._state, self._tools.settings
         if tools.link.client is None:
             return
         now = tools.clock.now()
         parked = tools.link.parked
-        may_change = not state.unschedulable or settings.manage_enis_non_schedulable
-        node = state.planner_node(tools.link.blocks, self._growth.usable_subnets(), may_change)
+        node = state.planner_node(
+            tools.link.blocks,
+            self._growth.usable_subnets(),
+            now,
+            may_change_enis=not state.unschedulable or settings.manage_enis_non_schedulable,
+            may_shrink=may_shrink,
+        )
         plan = planner.plan(node, settings, parked, now)
         # While addresses are on their way the waiting ADDs wait for them; what is left over is told afterwards.
         on_their_way = plan.totals.coming > 0 or self._unserved()
-        self._tell_outlook(None if on_their_way else plan.limit)
+        self._tell_outlook(None if on_their_way else plan.limit, node.trouble)
         self._account(plan)
         priority = Priority.WAITING if parked else Priority.WARM
-        growing = now >= self._failures.hold_until
         for step in plan.steps:
             match step:
                 case planner.Assign():
-                    if growing:
-                        self._growth.assign(step, priority)
+                    self._growth.assign(step, priority)
                 case planner.Create():
-                    if growing:
-                        self._growth.create(step, priority)
+                    self._growth.create(step, priority)
                 case planner.Unassign():
                     self._shrink.unassign(step)
                 case planner.Remove():
                     self._shrink.remove(step)
+        if may_shrink:
+            self._shrink.let_go()
 
     @property
-    def hold_until(self) -> float:
+    def next_at(self) -> float:
         """The end of a pause after an error: a turn is due then although nothing happens."""
-        return self._failures.hold_until
+        now = self._tools.clock.now()
+        return min(self._state.grow.next_end(now), self._state.shrink.next_end(now))
 
     def audit_wanted(self) -> bool:
         """Whether a step ended in a way that only EC2 can explain; asking clears it."""
@@ -74,15 +82,19 @@ class PoolManager:
     def _unserved(self) -> bool:
         """Whether EC2 shows addresses on our ENIs that the agent does not hold yet, as after a restart."""
         known = {block.base for block in self._tools.link.blocks}
-        return any(managed.open and not known.issuperset(managed.held) for managed in self._state.managed.values())
+        memory = self._state.memory
+        return any(
+            address not in known and memory.may_have(managed.eni_id, address, managed.asked)
+            for managed in self._state.managed.values()
+            if managed.open
+            for address in managed.held
+        )
 
-    def _tell_outlook(self, limit: planner.Limit | None) -> None:
-        outlook = control.Outlook(can_grow=True)
+    def _tell_outlook(self, limit: planner.Limit | None, trouble: str) -> None:
+        """Whether more can come. An ADD that has waited in vain names the trouble, even if there still is hope."""
+        outlook = control.Outlook(can_grow=True, code="ec2" if trouble else "", text=trouble)
         if limit is not None:
             outlook = control.Outlook(False, limit.code, limit.text, limit.retry_s)
-        elif self._failures.denied is not None:
-            wait = max(self._failures.hold_until - self._tools.clock.now(), 0.0)
-            outlook = control.Outlook(False, "ec2", self._failures.denied.text, wait)
         # The time left passes by itself and is no news.
         if self._told is not None and _same(self._told, outlook):
             return
@@ -99,12 +111,13 @@ class PoolManager:
             "over": plan.need.over,
         }
         self._tools.account.facts["limits"] = {
-            "enis": state.type_enis,
-            "addresses_per_eni": state.per_eni,
+            "enis": state.limits.enis,
+            "addresses_per_eni": state.limits.addresses_per_eni,
             "max_pods": state.capacity,
             "max_eni": settings.max_eni,
         }
 
 
 def _same(one: control.Outlook, other: control.Outlook) -> bool:
-    return (one.can_grow, one.code, one.text) == (other.can_grow, other.code, other.text)
+    when = one.retry_after_s is None, other.retry_after_s is None
+    return (one.can_grow, one.code, one.text) == (other.can_grow, other.code, other.text) and when[0] == when[1]

@@ -8,8 +8,10 @@ Shape (all values are text, numbers, lists and maps):
     targets       warm_eni_target, warm_ip_target, minimum_ip_target, short, over
     kubernetes    "ok", or why the API server is not heard
     unmanaged     ids of ENIs that are left alone
+    not_in_ec2    addresses and ENIs that EC2 did not show
+    repairs       what others have taken away of the host's network, and was put back
     steps         the last ones, newest first: "12:03:04 assign 5 to eni-1: done in 120 ms"
-    errors        the last ones, newest first: "12:03:04 ec2: text"
+    errors        the last ones, newest first: "12:03:04 ec2: text"; one that comes again is counted, "(5 times)"
     ec2_calls     action -> outcome -> count
     warnings      settings whose values were replaced
 """
@@ -23,7 +25,6 @@ from typing import Final
 from core.errors import EnidError
 
 KEPT: Final = 16
-STATUS_EVERY_S: Final = 1.0
 
 
 class Account:
@@ -33,7 +34,8 @@ class Account:
         self.phase = "starting"
         self.facts: dict[str, object] = {}
         self._steps: deque[str] = deque(maxlen=KEPT)
-        self._errors: deque[str] = deque(maxlen=KEPT)
+        # Text to when it was said last, and how often; the one said last is at the end.
+        self._errors: dict[str, tuple[float, int]] = {}
         self._sent: dict[str, object] | None = None
 
     def step(self, unix: float, what: str, outcome: str) -> None:
@@ -46,7 +48,11 @@ class Account:
         text = error.text if isinstance(error, EnidError) else f"{type(error).__name__}: {error}"
         cause = f" ({error.cause})" if isinstance(error, EnidError) and error.cause else ""
         line = f"{doing}: {text}{cause}" if doing else f"{text}{cause}"
-        self._errors.appendleft(f"{_clock(unix)} {code}: {line}")
+        # An error that goes on and on must not push out the one that it comes from.
+        _, times = self._errors.pop(f"{code}: {line}", (0.0, 0))
+        self._errors[f"{code}: {line}"] = (unix, times + 1)
+        while len(self._errors) > KEPT:
+            del self._errors[next(iter(self._errors))]
         return line
 
     def changed(self) -> dict[str, object] | None:
@@ -55,7 +61,10 @@ class Account:
             "phase": self.phase,
             **self.facts,
             "steps": list(self._steps),
-            "errors": list(self._errors),
+            "errors": [
+                f"{_clock(unix)} {text}" + f" ({times} times)" * (times > 1)
+                for text, (unix, times) in reversed(self._errors.items())
+            ],
         }
         if report == self._sent:
             return None

@@ -16,10 +16,11 @@ from typing import Final, TypeVar
 from agent import control
 from agent.manager import takeover
 from agent.manager.agent_link import AgentLink
-from agent.manager.enis import EniSteps, Owner
+from agent.manager.enis import EniSteps
+from agent.manager.host_duty import nat_config, node_rules
 from agent.manager.host_network import HostNetwork
-from agent.manager.housekeeping import nat_config, node_rules
 from agent.manager.jobs import Jobs
+from agent.manager.owner import Owner
 from agent.manager.report import Account
 from agent.manager.state import NodeState
 from agent.manager.tools import Tools
@@ -27,9 +28,10 @@ from clients.budget import Priority
 from clients.clock import Clock
 from clients.ec2 import Ec2
 from clients.ec2_answers import Subnet
+from clients.ec2_codes import DENIED
 from clients.imds import Identity, Imds
 from core import limits
-from core.errors import BadSetting, EnidError
+from core.errors import BadSetting, Ec2Error, EnidError
 from core.hostnet import LinkView
 from core.settings import Settings
 
@@ -61,7 +63,8 @@ def start(settings: Settings, clock: Clock, rng: random.Random) -> Started:
         account.facts["warnings"] = list(settings.warnings)
     patience = Patience(clock, rng, account, link)
     host = patience.try_until("host network: open netlink", lambda: HostNetwork(clock))
-    takeover.check(patience.try_until("host network: links", host.link_names))
+    if not serving(link):
+        takeover.check(patience.try_until("host network: links", host.link_names))
     imds = Imds(settings.imds_endpoint, IMDS_TIMEOUT_S, clock, rng)
     identity = patience.try_until("instance metadata", imds.identity)
     ec2 = patience.try_until("EC2 client", lambda: _ec2(settings, identity, clock, rng))
@@ -82,14 +85,14 @@ def start(settings: Settings, clock: Clock, rng: random.Random) -> Started:
     nat = nat_config(settings, identity.address, primary.name, vpc_cidrs)
     patience.try_until("host network: SNAT", lambda: host.set_nat(nat))
 
-    state = NodeState(identity, known, known.addresses_per_eni, known.enis)
-    state.subnets = _subnets(settings, ec2, identity)
+    state = NodeState(identity, known)
+    state.subnets = patience.try_until("subnets", lambda: zone_subnets(ec2, identity))
     owner = Owner(identity.instance_id, settings.cluster_name, settings.additional_eni_tags)
     tools = Tools(
         settings=settings,
         imds=imds,
         ec2=ec2,
-        steps=EniSteps(ec2, owner, clock, rng),
+        steps=EniSteps(ec2, owner, clock, rng, manage_untagged=settings.manage_untagged_eni),
         host=host,
         link=link,
         clock=clock,
@@ -98,6 +101,8 @@ def start(settings: Settings, clock: Clock, rng: random.Random) -> Started:
         growth=Jobs(3, "growth"),
         shrink=Jobs(2, "shrink"),
         checks=Jobs(2, "checks"),
+        hosts=Jobs(1, "hosts"),
+        chores=Jobs(1, "chores"),
     )
     log.info(
         "%s %s: %d ENIs, %d pod addresses each",
@@ -121,13 +126,25 @@ def _ec2(settings: Settings, identity: Identity, clock: Clock, rng: random.Rando
     )
 
 
-def _subnets(settings: Settings, ec2: Ec2, identity: Identity) -> tuple[Subnet, ...]:
-    """The zone's subnets, none if they may not be asked for: then the node's own is used."""
-    if not settings.subnet_discovery:
-        return ()
+def serving(link: AgentLink) -> bool:
+    """Whether a manager has been ready in this run of the agent.
+
+    Then this is no take-over: what has come onto the node since must not end a daemon that serves pods.
+    """
+    link.connect()
+    return link.client is not None and link.client.snapshot.ready
+
+
+def zone_subnets(ec2: Ec2, identity: Identity) -> tuple[Subnet, ...]:
+    """The zone's subnets, none if they may not be asked for: then the node's own is used.
+
+    Raises Ec2Error for what may pass: without its tags an excluded subnet would be taken for a good one.
+    """
     try:
         return ec2.subnets(identity.vpc_id, identity.zone, Priority.WAITING)
-    except EnidError as error:
+    except Ec2Error as error:
+        if error.api_code not in DENIED:
+            raise
         log.warning("subnets cannot be described, the node's own is used: %s", error.text)
         return ()
 

@@ -18,7 +18,8 @@ from core.settings import Settings
 
 @dataclass(slots=True)
 class Tools:
-    """`growth`, `shrink` and `checks` are separate workers, so that none of them waits for another."""
+    """Workers are separate so that none waits for another: `growth` and `shrink` for steps of the pool, `checks` for
+    what EC2 and IMDS show, `hosts` for the host's own network, `chores` for what nobody waits for."""
 
     settings: Settings
     imds: Imds
@@ -32,3 +33,5 @@ class Tools:
     growth: Jobs
     shrink: Jobs
     checks: Jobs
+    hosts: Jobs
+    chores: Jobs

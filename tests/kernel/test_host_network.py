@@ -16,11 +16,13 @@ from pathlib import Path
 
 import pytest
 
+from agent.manager.host_monitor import GATHER_S
 from agent.manager.host_network import HostNetwork
 from clients.clock import SystemClock
 from core.errors import HostNetworkError
 from core.hostnet import NodeRules
 from core.nat import NatConfig
+from tests.unit.hand_clock import HandClock
 
 CLONE_NEWNET = 0x40000000
 PRIMARY = "02:00:00:00:00:05"
@@ -109,13 +111,7 @@ def test_set_up_twice_and_repair() -> None:
     assert host.set_nat(NAT) is False
     assert state() == done
 
-    assert not host.disturbed()
-    run("ip", "rule", "add", "to", "10.0.0.9", "lookup", "main", "priority", "512")
-    run("ip", "rule", "del", "priority", "512")
-    assert not host.disturbed(), "a pod's rule is the agent's"
     run("ip", "rule", "del", "priority", "1024")
-    assert host.disturbed()
-    assert not host.disturbed()
     run("ip", "route", "del", "default", "table", "2")
     run("ip", "address", "add", "10.0.64.77/18", "dev", "ens6")
     run("nft", "flush", "chain", "ip", "enid", "leave_vpc")
@@ -127,6 +123,122 @@ def test_set_up_twice_and_repair() -> None:
     run("nft", "delete", "table", "ip", "enid")
     assert host.set_nat(NAT)
     assert sorted(state().splitlines()) == sorted(done.splitlines())
+    host.close()
+
+
+@in_namespace
+def test_every_disturbance_is_heard_of_and_what_pods_do_is_none() -> None:
+    clock = HandClock()
+    host = HostNetwork(clock)
+    host.primary(PRIMARY, 1500)
+    second(host)
+    host.set_rules(NodeRules(0x80, True, False))
+    host.set_nat(NAT)
+
+    def heard() -> bool:
+        clock.sleep(1.0)
+        return host.monitor.disturbed()
+
+    def all_in_order() -> str:
+        host.primary(PRIMARY, 1500)
+        second(host)
+        host.set_rules(NodeRules(0x80, True, False))
+        host.set_nat(NAT)
+        # Our own program is a stranger to the kernel: one look more, which finds nothing.
+        heard()
+        return state()
+
+    before = all_in_order()
+    assert not heard()
+    run("ip", "link", "add", "enipod", "type", "veth", "peer", "name", "inside")
+    run("ip", "link", "set", "enipod", "up")
+    run("ip", "route", "add", "10.0.0.9/32", "dev", "enipod")
+    run("ip", "rule", "add", "to", "10.0.0.9", "lookup", "main", "priority", "512")
+    run("ip", "rule", "add", "from", "10.0.0.9", "lookup", "2", "priority", "1536")
+    run("ip", "rule", "del", "priority", "512")
+    run("ip", "rule", "del", "priority", "1536")
+    run("ip", "link", "del", "enipod")
+    run("nft", "add", "table", "ip", "kube-proxy")
+    run("nft", "delete", "table", "ip", "kube-proxy")
+    assert not heard()
+    for command in (
+        "ip rule del priority 1024",
+        "ip rule del priority 32765",
+        "ip route del default table 2",
+        "ip link set ens6 down",
+        "ip link set ens5 mtu 1300",
+        "ip address del 10.0.64.9/18 dev ens6",
+        "nft flush chain ip enid leave_vpc",
+        "nft delete table ip enid",
+        "nft flush ruleset",
+    ):
+        run(*command.split())
+        assert heard(), command
+        assert sorted(all_in_order().splitlines()) == sorted(before.splitlines()), command
+        assert not heard(), command
+    host.close()
+
+
+@in_namespace
+def test_what_is_told_is_gathered_and_a_flood_is_no_alarm_without_end() -> None:
+    clock = HandClock()
+    host = HostNetwork(clock)
+    host.set_rules(NodeRules(0x80, True, False))
+    assert not host.monitor.disturbed()
+    run("ip", "rule", "del", "priority", "1024")
+    # The last look was a moment ago.
+    assert not host.monitor.disturbed()
+    assert host.monitor.listens_at > clock.now()
+    clock.sleep(GATHER_S)
+    assert host.monitor.disturbed()
+    host.close()
+
+
+@in_namespace
+def test_rules_that_an_eni_has_left_behind_go_and_others_stay() -> None:
+    """The address may belong to a pod on another ENI by now: its packets would leave by the wrong one."""
+    host = HostNetwork(SystemClock())
+    host.primary(PRIMARY, 1500)
+    second(host)
+    run("ip", "address", "add", "10.0.5.5/32", "dev", "ens5")
+    kept = run("ip", "rule")
+    for stays in (
+        ("from", "10.0.5.5", "lookup", "3"),  # somebody's ENI that is here
+        ("from", "10.0.64.40", "lookup", "3000"),  # no table of an ENI
+        ("from", "192.168.7.7", "lookup", "3"),  # not of the VPC
+        ("from", "10.0.64.0/24", "lookup", "3"),  # not an address
+    ):
+        run("ip", "rule", "add", *stays, "priority", "32765")
+        kept = run("ip", "rule")
+    run("ip", "rule", "add", "from", "10.0.64.41", "lookup", "3", "priority", "1536")
+    kept = run("ip", "rule")
+    run("ip", "rule", "add", "from", "10.0.64.30", "lookup", "3", "priority", "32765")
+    found = host.check_enis(["10.0.0.0/16"])
+    assert found.repaired == ["no rule 32765 from 10.0.64.30/32 lookup 3"]
+    assert run("ip", "rule") == kept
+    assert host.check_enis(["10.0.0.0/16"]).repaired == []
+
+    # A check that meets a removal does not bring back what the removal has taken.
+    host.drop_eni("10.0.64.9")
+    assert host.check_enis(["10.0.0.0/16"]).links == {}
+    assert "10.0.64.9" not in run("ip", "rule")
+    host.close()
+
+
+@in_namespace
+def test_an_eni_whose_link_has_gone_is_missing_until_it_is_back() -> None:
+    host = HostNetwork(SystemClock())
+    host.primary(PRIMARY, 1500)
+    second(host)
+    rules = run("ip", "rule")
+    run("ip", "link", "del", "ens6")
+    found = host.check_enis(["10.0.0.0/16"])
+    assert (found.links, found.missing) == ({}, {SECOND})
+    run("ip", "link", "add", "ens6b", "address", SECOND, "type", "veth", "peer", "name", "ens6p")
+    found = host.check_enis(["10.0.0.0/16"])
+    assert found.links[SECOND].name == "ens6b"
+    assert "default via 10.0.64.1 dev ens6b" in run("ip", "route", "show", "table", "2")
+    assert run("ip", "rule") == rules
     host.close()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,7 +25,11 @@ class Address:
 
 @dataclass
 class FakeAgent:
-    """Serves `path` until `stop`. All state may be read by tests under `lock`; `refused` holds what was refused."""
+    """Serves `path` until `stop`. All state may be read by tests under `lock`; `refused` holds what was refused.
+
+    `wait_ready`: new addresses wait for the manager's Ready, as after a long absence. `on_assign` hears of each
+    address that a pod gets, in `lock`.
+    """
 
     path: Path
     enis: dict[str, control.Eni] = field(default_factory=dict)
@@ -35,6 +40,8 @@ class FakeAgent:
     waiting: list[int] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
+    wait_ready: bool = False
+    on_assign: Callable[[str, str], None] | None = None
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
@@ -78,9 +85,18 @@ class FakeAgent:
             return {base for base, address in self.addresses.items() if address.state == "open"}
 
     def _serve_parked(self) -> None:
-        for address in self.addresses.values():
-            if self.waiting and address.pod is None and not address.cooling and address.state == "open":
+        for base, address in self.addresses.items():
+            free = address.pod is None and not address.cooling and address.state == "open"
+            if self.waiting and free and not self.wait_ready:
                 address.pod = self.waiting.pop(0)
+                if self.on_assign is not None:
+                    self.on_assign(address.eni_id, base)
+
+    def tell(self) -> None:
+        """A test has changed something."""
+        with self.lock:
+            self._serve_parked()
+            self._tell(list(self.addresses))
 
     # --- protocol ---------------------------------------------------------------------------------------------
 
@@ -116,13 +132,13 @@ class FakeAgent:
                 if any(a.eni_id == eni_id for a in self.addresses.values()):
                     return control.Refused("busy", eni_id)
                 self.enis.pop(eni_id, None)
-            case control.AddBlock(eni_id, base):
+            case control.AddBlock(eni_id, base, state=state):
                 if eni_id not in self.enis:
                     return control.Refused("unknown-eni", eni_id)
                 if base in self.addresses:
                     same = self.addresses[base].eni_id == eni_id
                     return control.Done() if same else control.Refused("overlap", base)
-                self.addresses[base] = Address(eni_id)
+                self.addresses[base] = Address(eni_id, state)
                 self._serve_parked()
                 self._tell([base])
             case control.SetBlockState(base, _, state):
@@ -142,7 +158,9 @@ class FakeAgent:
             case control.Report(report):
                 self.report = report
             case control.Ready():
-                self.ready = True
+                self.ready, self.wait_ready = True, False
+                self._serve_parked()
+                self._tell(list(self.addresses))
             case control.Hello():
                 pass
             case _:

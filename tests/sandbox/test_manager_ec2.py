@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import datetime
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent.manager.enis import Created, EniSteps, Owner, SubnetsFull
-from agent.manager.housekeeping import sweep
+from agent.manager.enis import Added, Created, EniSteps, NotAttached, StillAttached, SubnetsFull
+from agent.manager.leaks import LEAK_AGE_S, sweep
+from agent.manager.owner import Owner
 from clients.budget import Priority
 from clients.ec2 import IDLE_S, TAG_CREATED, Ec2
 from clients.ec2_answers import NewEni
@@ -191,6 +192,11 @@ def test_a_full_subnet_gives_fewer_and_then_the_next_one_serves(a: Account, ec2:
     assert not again.shortage
 
 
+def room(addresses: int) -> Callable[[], int]:
+    """What the subnet has left, by EC2's count."""
+    return lambda: addresses
+
+
 # --- addresses ----------------------------------------------------------------------------------------------
 
 
@@ -211,24 +217,28 @@ def test_assign_takes_effect_once_whatever_happens_to_its_answer(
     before = frozenset(held(a, a.eni))
     if fault:
         a.truth.faults.add(fault)
-    added = steps.assign(a.eni, 4, before, 100, NOW)
-    assert len(added) == 4
-    assert set(added) == held(a, a.eni)
+    added = steps.assign(a.eni, 4, before, room(100), NOW)
+    assert len(added.addresses) == 4
+    assert set(added.addresses) == held(a, a.eni)
+    # What only a Describe shows is no answer.
+    assert added.confirmed == (fault is None or fault.error == "RequestLimitExceeded")
 
 
 def test_assign_that_never_got_there_is_not_repeated(a: Account, steps: EniSteps) -> None:
     a.truth.faults.add(Fault("AssignPrivateIpAddresses", drop=True))
     with pytest.raises(Ec2Error) as caught:
-        steps.assign(a.eni, 4, frozenset(), 100, NOW)
+        steps.assign(a.eni, 4, frozenset(), room(100), NOW)
     assert outcome_unknown(caught.value)
     assert held(a, a.eni) == set()
 
 
 def test_assign_beyond_the_limit_finds_what_is_there(a: Account, steps: EniSteps) -> None:
     a.truth.assign_ipv4(a.eni, count=12)
-    assert set(steps.assign(a.eni, 9, frozenset(), 100, NOW)) == held(a, a.eni)
+    found = steps.assign(a.eni, 9, frozenset(), room(100), NOW)
+    assert set(found.addresses) == held(a, a.eni)
+    assert (found.confirmed, found.refused) == (False, False)
     a.truth.assign_ipv4(a.eni, count=2)
-    assert steps.assign(a.eni, 1, frozenset(held(a, a.eni)), 100, NOW) == ()
+    assert steps.assign(a.eni, 1, frozenset(held(a, a.eni)), room(100), NOW) == Added((), False, True)
 
 
 def test_assign_takes_what_the_subnet_has_left(a: Account, steps: EniSteps) -> None:
@@ -242,9 +252,9 @@ def test_assign_takes_what_the_subnet_has_left(a: Account, steps: EniSteps) -> N
                 **({"SecondaryPrivateIpAddressCount": min(left, 14) - 1} if left > 1 else {}),
             )
         )
-    assert len(steps.assign(eni, 9, frozenset(), 2, NOW)) == 2
+    assert len(steps.assign(eni, 9, frozenset(), room(2), NOW).addresses) == 2
     with pytest.raises(Ec2Error) as caught:
-        steps.assign(eni, 9, frozenset(held(a, eni)), 2, NOW)
+        steps.assign(eni, 9, frozenset(held(a, eni)), room(2), NOW)
     assert caught.value.api_code == "InsufficientFreeAddressesInSubnet"
 
 
@@ -282,6 +292,48 @@ def test_remove_gets_there_in_spite_of_a_lost_answer(a: Account, ec2: Ec2, steps
     steps.remove(made.eni.eni_id)
 
 
+@pytest.mark.parametrize(
+    ("fault", "begun"),
+    [
+        (Fault("DescribeNetworkInterfaces", error="RequestLimitExceeded", status=503, times=99), False),
+        (Fault("DetachNetworkInterface", error="UnauthorizedOperation", status=403), False),
+        (Fault("DeleteNetworkInterface", error="UnauthorizedOperation", status=403, times=99), True),
+    ],
+)
+def test_a_removal_says_whether_it_has_begun(a: Account, ec2: Ec2, steps: EniSteps, fault: Fault, begun: bool) -> None:
+    made = create(steps, ec2, a)
+    a.truth.faults.add(fault)
+    with pytest.raises(Ec2Error) as caught:
+        steps.remove(made.eni.eni_id)
+    assert isinstance(caught.value, StillAttached) == (not begun)
+    assert (a.truth.eni(made.eni.eni_id).attachment is None) == begun
+
+
+def test_an_eni_that_somebody_has_taken_over_is_not_removed(a: Account, ec2: Ec2, steps: EniSteps) -> None:
+    made = create(steps, ec2, a)
+    ec2.tag(made.eni.eni_id, {"node.k8s.amazonaws.com/no_manage": "true"})
+    with pytest.raises(StillAttached):
+        steps.remove(made.eni.eni_id)
+    assert a.truth.eni(made.eni.eni_id).device == 1
+
+
+def test_what_can_neither_be_attached_nor_deleted_says_first_why_not_attached(
+    a: Account, ec2: Ec2, steps: EniSteps
+) -> None:
+    a.truth.faults.add(Fault("AttachNetworkInterface", error="AttachmentLimitExceeded", status=400, times=None))
+    a.truth.faults.add(Fault("DeleteNetworkInterface", error="UnauthorizedOperation", status=403, times=None))
+    with pytest.raises(NotAttached) as caught:
+        create(steps, ec2, a)
+    assert (caught.value.action, caught.value.api_code) == ("AttachNetworkInterface", "AttachmentLimitExceeded")
+    (stranded,) = set(a.truth.enis) - {a.eni}
+    assert caught.value.stranded == stranded
+    assert "UnauthorizedOperation" in caught.value.cause
+    # Once it can be deleted, the next search does so at once: it is known to be nobody's.
+    a.truth.faults.clear()
+    assert sweep(steps, frozenset(), frozenset({stranded})) == ([stranded], {})
+    assert set(a.truth.enis) == {a.eni}
+
+
 def test_leaks_of_an_earlier_life_are_swept_and_nothing_else(
     a: Account, ec2: Ec2, steps: EniSteps, owner: Owner, clock: HandClock
 ) -> None:
@@ -296,23 +348,49 @@ def test_leaks_of_an_earlier_life_are_swept_and_nothing_else(
         when = datetime.datetime.fromtimestamp(clock.unix() - age, datetime.UTC)
         return when.isoformat().replace("+00:00", "Z")
 
-    born = clock.unix() - 10
-    leaked, old = unattached(stamp(11)), unattached(stamp(400))
-    young = unattached(stamp(5))
+    # The wall clock says nothing: it may have been set back since.
+    leaked, ahead, spared = unattached(stamp(11)), unattached(stamp(-3600)), unattached(stamp(400))
+    mine = steps._create(NewEni(a.subnet.subnet_id, 1, (), owner.description, {}, ""), NOW).eni_id
     strange = unattached("yesterday")
     others = unattached(stamp(900), instance="i-0999"), unattached(stamp(900), description="somebody's")
-    assert set(sweep(steps, clock, born, frozenset({old}))) == {leaked}
-    assert set(a.truth.enis) == {a.eni, attached.eni.eni_id, old, young, strange, *others}
+    assert sweep(steps, frozenset({spared}), frozenset(), only_stranded=True) == ([], {})
+    deleted, kept = sweep(steps, frozenset({spared}), frozenset())
+    assert (set(deleted), kept) == ({leaked, ahead}, {})
+    assert set(a.truth.enis) == {a.eni, attached.eni.eni_id, spared, mine, strange, *others}
+    clock.sleep(LEAK_AGE_S)
+    assert sweep(steps, frozenset({spared}), frozenset()) == ([mine], {})
 
 
 def test_adoption_sends_only_what_differs(a: Account, ec2: Ec2, steps: EniSteps, owner: Owner) -> None:
     (eni,) = ec2.instance_enis(a.node.instance_id)
-    steps.adopt(eni)
+    assert eni.attachment is not None
+    assert steps.lacks(eni, eni.attachment)
+    steps.adopt(eni, eni.attachment)
+    assert steps.adopted(eni) == ec2.instance_enis(a.node.instance_id)[0]
     (eni,) = ec2.instance_enis(a.node.instance_id)
     assert owner.tags().items() <= eni.tags.items()
+    assert eni.attachment is not None
+    assert not steps.lacks(eni, eni.attachment)
     calls = ec2.counts()["CreateTags"]
-    steps.adopt(eni)
+    steps.adopt(eni, eni.attachment)
     assert ec2.counts()["CreateTags"] == calls
+
+
+def test_an_unassign_that_would_wait_for_its_turn_is_not_sent(
+    a: Account, steps: EniSteps, ec2: Ec2, clock: HandClock
+) -> None:
+    """The addresses are still there for certain, and the ENI is not kept from growing."""
+    added = a.truth.assign_ipv4(a.eni, count=4)[0]
+    a.truth.faults.add(Fault("UnassignPrivateIpAddresses", error="RequestLimitExceeded", status=503, times=3))
+    begun = clock.now()
+    result = steps.unassign(a.eni, added[:2])
+    assert (set(result.left), result.certain) == (set(added[:2]), True)
+    assert clock.now() - begun <= 5
+    assert held(a, a.eni) == set(added)
+    # What was not sent has not used the rate up: after a while it goes.
+    clock.sleep(60)
+    a.truth.faults.clear()
+    assert steps.unassign(a.eni, added[:2]).error is None
 
 
 # --- failures of all kinds --------------------------------------------------------------------------------------

@@ -37,7 +37,11 @@ def test_a_pause_is_of_one_thing_and_ends_with_success() -> None:
     assert holds.readiness("a", 1.0) == "no"
     assert holds.readiness("b", 1.0) == "now"
     assert holds.readiness("a", 30.0) == "now"
-    assert holds.why("a") == "no right"
+    holds.failed("b", PASSING, 2.0, MIDDLE, "no answer")
+    assert holds.why(3.0) == "no answer"
+    holds.worked("b")
+    assert holds.why(3.0) == "no right"
+    assert holds.why(3000.0) == ""
     assert holds.next_end(1.0) == 30.0
     holds.worked("a")
     assert holds.next_end(1.0) == float("inf")

@@ -80,7 +80,7 @@ def test_the_account_is_bounded_and_says_only_what_is_new() -> None:
     assert account.changed() is None
     for number in range(3 * KEPT):
         account.step(0.0, f"step {number}", "done")
-        account.error(0.0, Ec2Error("Assign: no", cause="because"), "growing")
+        account.error(0.0, Ec2Error(f"Assign {number}: no", cause="because"), "growing")
     report = account.changed()
     assert report is not None
     steps, errors = report["steps"], report["errors"]
@@ -88,9 +88,19 @@ def test_the_account_is_bounded_and_says_only_what_is_new() -> None:
     assert isinstance(errors, list)
     assert (len(steps), len(errors)) == (KEPT, KEPT)
     assert steps[0] == f"00:00:00 step {3 * KEPT - 1}: done"
-    assert errors[0] == "00:00:00 ec2: growing: Assign: no (because)"
+    assert errors[0] == f"00:00:00 ec2: growing: Assign {3 * KEPT - 1}: no (because)"
     account.resend()
     assert account.changed() == report
+
+
+def test_an_error_that_goes_on_does_not_push_out_its_cause() -> None:
+    account = Account()
+    account.error(0.0, Ec2Error("the cause"), "first")
+    for number in range(100):
+        account.error(float(number), Ec2Error("the audit fails"), "audit")
+    report = account.changed()
+    assert report is not None
+    assert report["errors"] == ["00:01:39 ec2: audit: the audit fails (100 times)", "00:00:00 ec2: first: the cause"]
 
 
 def test_the_log_is_json_lines_and_follows_a_file_that_is_moved_away(tmp_path: Path) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.reconcile import LAG_S, TWICE_S, Actions, Memory, PoolAddress, compare, enis_gone
+from core.reconcile import KEPT_S, LAG_S, TWICE_S, Actions, Memory, PoolAddress, compare, enis_gone
 
 NOTHING = Actions((), (), (), ())
+FIVE = ("eni-1", "10.0.0.5")
 
 
 def has(base: str, *, eni: str = "eni-1", idle: bool = True, quarantined: bool = False) -> PoolAddress:
@@ -19,21 +20,74 @@ def test_agreement_does_nothing() -> None:
 
 
 def test_what_ec2_has_more_comes_in_unless_it_was_just_taken_out() -> None:
-    memory = Memory(taken={"10.0.0.6": 990.0})
+    memory = Memory()
     ec2 = {"eni-1": {"10.0.0.5", "10.0.0.6"}}
-    assert compare([], ec2, memory, 1000).add == (("eni-1", "10.0.0.5"),)
-    assert compare([], ec2, memory, 990 + LAG_S).add == (("eni-1", "10.0.0.5"), ("eni-1", "10.0.0.6"))
+    memory.leave("eni-1", ["10.0.0.6"])
+    # However long the step takes: nobody may have it.
+    assert compare([], ec2, memory, 9000).add == (("eni-1", "10.0.0.5"),)
+    memory.gone("eni-1", ["10.0.0.6"], 9990.0)
+    assert compare([], ec2, memory, 10000).add == (("eni-1", "10.0.0.5"),)
+    assert compare([], ec2, memory, 9990 + LAG_S).add == (("eni-1", "10.0.0.5"), ("eni-1", "10.0.0.6"))
+
+
+def test_what_a_step_did_not_take_off_may_go_in_at_once() -> None:
+    memory = Memory()
+    memory.leave("eni-1", ["10.0.0.5", "10.0.0.6"])
+    memory.stay("eni-1", ["10.0.0.5"])
+    memory.gone("eni-1", ["10.0.0.6"], 1000.0)
+    assert compare([], {"eni-1": {"10.0.0.5", "10.0.0.6"}}, memory, 1001).add == (("eni-1", "10.0.0.5"),)
+
+
+def test_what_left_one_eni_may_be_given_to_another_at_once() -> None:
+    memory = Memory()
+    memory.leave("eni-1", ["10.0.0.5"])
+    assert memory.may_have("eni-2", "10.0.0.5", 1000.0)
+    memory.gone("eni-1", ["10.0.0.5"], 1000.0)
+    assert memory.may_have("eni-2", "10.0.0.5", 1001.0)
+    # And to the same one, if EC2 answers so.
+    memory.give("eni-1", ["10.0.0.5"], 1002.0)
+    assert memory.may_have("eni-1", "10.0.0.5", 1002.0)
+
+
+def test_an_answer_asked_for_during_the_rest_counts_for_nothing_later() -> None:
+    memory = Memory()
+    memory.gone("eni-1", ["10.0.0.5"], 1000.0)
+    assert not memory.may_have("eni-1", "10.0.0.5", 1059.0)
+    assert memory.may_have("eni-1", "10.0.0.5", 1060.0)
+
+
+def test_on_an_eni_of_an_earlier_life_only_the_pool_is_sure() -> None:
+    memory = Memory(unsure={"eni-1": 1000.0})
+    ec2 = {"eni-1": {"10.0.0.5", "10.0.0.6"}}
+    assert compare([has("10.0.0.5")], ec2, memory, 1001) == NOTHING
+    memory.give("eni-1", ["10.0.0.7"], 1002.0)
+    assert memory.may_have("eni-1", "10.0.0.7", 1002.0)
+    assert compare([has("10.0.0.5")], ec2, memory, 1060).add == (("eni-1", "10.0.0.6"),)
+
+
+def test_what_a_pool_has_that_is_on_its_way_out_goes_into_quarantine() -> None:
+    """A damaged journal brings back what was given back a moment ago, and EC2 still shows it."""
+    memory = Memory()
+    memory.gone("eni-1", ["10.0.0.5"], 1000.0)
+    assert compare([has("10.0.0.5")], {"eni-1": {"10.0.0.5"}}, memory, 1010).quarantine == (("eni-1", "10.0.0.5"),)
+
+
+def test_an_eni_rests_too() -> None:
+    memory = Memory(left_enis={"eni-1": 1000.0})
+    assert memory.eni_rests("eni-1", 1059.0)
+    assert not memory.eni_rests("eni-1", 1060.0)
+    assert not memory.eni_rests("eni-2", 1000.0)
 
 
 def test_what_is_missing_goes_in_two_steps_and_never_from_a_pod() -> None:
     memory = Memory()
     ec2: dict[str, set[str]] = {"eni-1": set()}
-    assert compare([has("10.0.0.5")], ec2, memory, 1000).quarantine == ("10.0.0.5",)
+    assert compare([has("10.0.0.5")], ec2, memory, 1000).quarantine == (FIVE,)
     held = has("10.0.0.5", quarantined=True)
     assert compare([held], ec2, memory, 1000 + TWICE_S - 1) == NOTHING
     used = has("10.0.0.5", quarantined=True, idle=False)
     assert compare([used], ec2, memory, 1000 + 10 * TWICE_S) == NOTHING
-    assert compare([held], ec2, memory, 1000 + TWICE_S).drop == ("10.0.0.5",)
+    assert compare([held], ec2, memory, 1000 + TWICE_S).drop == (FIVE,)
     assert memory.missing == {}
 
 
@@ -41,15 +95,15 @@ def test_what_comes_back_is_opened_and_starts_anew() -> None:
     memory = Memory()
     compare([has("10.0.0.5")], {"eni-1": set()}, memory, 1000)
     seen = compare([has("10.0.0.5", quarantined=True)], {"eni-1": {"10.0.0.5"}}, memory, 1030)
-    assert seen.reopen == ("10.0.0.5",)
+    assert seen.reopen == (FIVE,)
     again = compare([has("10.0.0.5")], {"eni-1": set()}, memory, 1061)
-    assert (again.quarantine, again.drop) == (("10.0.0.5",), ())
+    assert (again.quarantine, again.drop) == ((FIVE,), ())
 
 
 def test_an_answer_older_than_our_own_change_says_nothing() -> None:
-    memory = Memory(given={"10.0.0.5": 990.0})
+    memory = Memory(given={FIVE: 990.0})
     assert compare([has("10.0.0.5")], {"eni-1": set()}, memory, 1000) == NOTHING
-    assert compare([has("10.0.0.5")], {"eni-1": set()}, memory, 990 + LAG_S).quarantine == ("10.0.0.5",)
+    assert compare([has("10.0.0.5")], {"eni-1": set()}, memory, 990 + LAG_S).quarantine == (FIVE,)
 
 
 def test_an_eni_with_a_step_under_way_is_left_alone() -> None:
@@ -61,8 +115,8 @@ def test_an_address_that_moved_to_another_eni_leaves_the_first_before_it_enters_
     memory = Memory()
     ec2 = {"eni-1": set(), "eni-2": {"10.0.0.5"}}
     found = compare([has("10.0.0.5")], ec2, memory, 1000)
-    assert (found.add, found.quarantine) == ((), ("10.0.0.5",))
-    assert compare([has("10.0.0.5", quarantined=True)], ec2, memory, 1060).drop == ("10.0.0.5",)
+    assert (found.add, found.quarantine) == ((), (FIVE,))
+    assert compare([has("10.0.0.5", quarantined=True)], ec2, memory, 1060).drop == (FIVE,)
     assert compare([], ec2, memory, 1120).add == (("eni-2", "10.0.0.5"),)
 
 
@@ -74,10 +128,22 @@ def test_enis_are_missed_twice() -> None:
     assert enis_gone(["eni-1", "eni-2"], {"eni-2"}, memory, 1040 + TWICE_S) == ("eni-1",)
 
 
-def test_memory_forgets() -> None:
-    memory = Memory(given={"a": 0.0, "b": 1000.0}, taken={"c": 0.0})
+def test_an_eni_that_is_known_no_more_is_not_missed() -> None:
+    memory = Memory()
+    enis_gone(["eni-1"], set(), memory, 1000)
+    enis_gone([], set(), memory, 1030)
+    assert memory.missing_enis == {}
+
+
+def test_memory_forgets_what_has_ended_and_nothing_else() -> None:
+    one, two = ("eni-1", "a"), ("eni-1", "b")
+    memory = Memory(given={one: 0.0, two: 1000.0}, left={one: 0.0}, left_enis={"eni-2": 0.0, "eni-3": 900.0})
+    memory.leave("eni-1", ["c"])
     memory.forget(1001.0)
-    assert (memory.given, memory.taken) == ({"b": 1000.0}, {})
+    assert (memory.given, memory.left, memory.left_enis) == ({two: 1000.0}, {}, {"eni-3": 900.0})
+    assert memory.leaving == {("eni-1", "c")}
+    # What is forgotten can no longer be shown by an answer that is on its way.
+    assert KEPT_S >= 5 * LAG_S
 
 
 NAMES = st.sampled_from([f"10.0.0.{n}" for n in range(4, 9)])
@@ -102,13 +168,14 @@ def test_no_live_pod_ever_loses_its_address(rounds: list[tuple[set[str], set[str
             missed.pop(address, None)
         for address in set(pool) - shown:
             missed.setdefault(address, now)
-        assert not set(found.drop) & used
-        assert all(now - missed[address] >= TWICE_S and pool[address] for address in found.drop)
-        for address in found.drop:
+        dropped = {address for _, address in found.drop}
+        assert not dropped & used
+        assert all(now - missed[address] >= TWICE_S and pool[address] for address in dropped)
+        for address in dropped:
             del pool[address], missed[address]
-        for address in found.quarantine:
+        for _, address in found.quarantine:
             pool[address] = True
-        for address in found.reopen:
+        for _, address in found.reopen:
             pool[address] = False
         for _, address in found.add:
             assert address not in pool

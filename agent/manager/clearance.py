@@ -1,0 +1,66 @@
+"""Clears once, after a start, what the existing system left in iptables and nftables (`core.leftovers`).
+
+After our own table is in place, so that no packet goes without rules; in the host's worker, since programs are run.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from agent.manager.duties import Duty
+from agent.manager.tools import Tools
+from clients.iptables import Iptables
+from clients.nft import Nft
+from core import leftovers
+from core.errors import HostNetworkError
+
+AGAIN_S: Final = 60.0
+TRIES: Final = 5
+
+log = logging.getLogger("enid.manager.host")
+
+
+class Clearance(Duty):
+    """Tries until it has worked, a few times; what it has done is among the steps, what fails among the errors."""
+
+    def __init__(self, tools: Tools) -> None:
+        super().__init__(tools, "leftovers", tools.hosts, AGAIN_S, 0.0)
+        self._tries = 0
+
+    def begin(self) -> None:
+        """Look and clear."""
+        self._tries += 1
+        self.run(lambda: clear(Iptables(), Nft()), self._use)
+
+    def _use(self, cleared: list[str]) -> None:
+        for what in cleared:
+            log.warning("took away what the existing system had left: %s", what)
+            self._tools.account.step(self._tools.clock.unix(), "clear", what)
+        self.over()
+
+    def failed(self, error: Exception) -> None:
+        """Told; given up after a few tries, since nothing of ours depends on it."""
+        super().failed(error)
+        if self._tries >= TRIES:
+            self.over()
+
+
+def clear(iptables: Iptables, nft: Nft) -> list[str]:
+    """Take everything away that is the existing system's; what there was, in words. Raises HostNetworkError."""
+    cleared: list[str] = []
+    trouble: list[HostNetworkError] = []
+    for flavour in iptables.flavours():
+        try:
+            script = leftovers.removal(iptables.save(flavour))
+            if script:
+                iptables.apply(flavour, script)
+                cleared.append(f"{flavour}: {len([line for line in script.splitlines() if line[:2] == '-D'])} rules")
+        except HostNetworkError as error:
+            trouble.append(error)
+    if nft.fingerprint(leftovers.NFT_FAMILY, leftovers.NFT_TABLE):
+        nft.apply(f"delete table {leftovers.NFT_FAMILY} {leftovers.NFT_TABLE}\n")
+        cleared.append(f"nftables table {leftovers.NFT_TABLE}")
+    if trouble:
+        raise trouble[0]
+    return cleared

@@ -1,0 +1,342 @@
+"""One node for the manager's tests: EC2 and IMDS of the sandbox over HTTP, an agent in memory, managers by turns.
+
+Only the kernel is left out (`Host`). One clock for all: the manager, EC2's lag and its states move together.
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+from agent.manager.agent_link import AgentLink
+from agent.manager.enis import EniSteps
+from agent.manager.host_duty import nat_config
+from agent.manager.host_network import Checked, HostNetwork
+from agent.manager.jobs import Jobs
+from agent.manager.main import Manager
+from agent.manager.owner import Owner
+from agent.manager.report import Account as Report
+from agent.manager.start import Patience, Started, zone_subnets
+from agent.manager.state import NodeState
+from agent.manager.tools import Tools
+from clients.clock import SystemClock
+from clients.ec2 import Ec2
+from clients.imds import Imds
+from core.errors import HostNetworkError
+from core.hostnet import LinkView, NodeRules
+from core.limits import Limits
+from core.nat import NatConfig
+from core.settings import Settings
+from sandbox import http as server
+from sandbox.faults import Fault
+from sandbox.imds import Imds as ImdsService
+from tests.sandbox.ec2_kit import START, Account, loopback
+from tests.sandbox.fake_agent import FakeAgent
+
+PER_ENI = 14
+# Questions to EC2 that nothing gives cause for are hours apart.
+NEXT_SWEEP = 5 * 3600.0
+NO_MANAGE = {"node.k8s.amazonaws.com/no_manage": "true"}
+
+
+class Clock(SystemClock):
+    """The machine's clock, which a test can move ahead, or let run faster; naps are cut short unless it runs."""
+
+    def __init__(self, speed: float = 1.0) -> None:
+        self.ahead = 0.0
+        self._speed = speed
+        self._born = super().now()
+
+    def now(self) -> float:
+        real = super().now()
+        return self._born + (real - self._born) * self._speed + self.ahead
+
+    def sleep(self, seconds: float) -> None:
+        super().sleep(seconds / self._speed if self._speed > 1 else min(seconds, 0.02))
+
+
+class Monitor:
+    """Nobody disturbs this host, unless a test says so."""
+
+    def __init__(self) -> None:
+        self._quiet, self._other = socket.socketpair()
+        self.listens_at = float("-inf")
+        self.alarm = False
+
+    def fileno(self) -> int:
+        return self._quiet.fileno()
+
+    def disturbed(self) -> bool:
+        alarm, self.alarm = self.alarm, False
+        return alarm
+
+    def close(self) -> None:
+        self._quiet.close()
+        self._other.close()
+
+
+@dataclass
+class Host:
+    """A host network that only remembers: places of ENIs, and rules 32765 by source. `broken`: MACs without a link."""
+
+    links: list[str] = field(default_factory=list)
+    broken: set[str] = field(default_factory=set)
+    places: dict[str, tuple[str, int]] = field(default_factory=dict)
+    rules: dict[str, int] = field(default_factory=dict)
+    node_rules: NodeRules | None = None
+    nat: NatConfig | None = None
+    monitor: Monitor = field(default_factory=Monitor)
+
+    def close(self) -> None:
+        self.monitor.close()
+
+    def wait_link(self, mac: str, wait_s: float = 0.0) -> LinkView:
+        if mac in self.broken:
+            raise HostNetworkError(f"no link has MAC {mac}")
+        if mac not in self.links:
+            self.links.append(mac)
+        number = self.links.index(mac)
+        return LinkView(number + 2, f"ens{number + 5}", mac, 9001, True)
+
+    def primary(self, mac: str, mtu: int) -> LinkView:
+        return self.wait_link(mac)
+
+    def set_eni(self, mac: str, mtu: int, table: int, primary_ip: str, subnet: str) -> tuple[LinkView, list[str]]:
+        link = self.wait_link(mac)
+        self.places[primary_ip] = (mac, table)
+        self.rules[primary_ip] = table
+        return link, []
+
+    def check_enis(self, vpc_cidrs: Iterable[str]) -> Checked:
+        there = {ip: (mac, table) for ip, (mac, table) in self.places.items() if mac not in self.broken}
+        repaired = [ip for ip, (_, table) in there.items() if self.rules.get(ip) != table]
+        self.rules = {ip: table for ip, (_, table) in there.items()}
+        missing = frozenset(mac for mac, _ in self.places.values() if mac in self.broken)
+        return Checked(repaired, {mac: self.wait_link(mac) for mac, _ in there.values()}, missing)
+
+    def drop_eni(self, primary_ip: str) -> list[str]:
+        self.places.pop(primary_ip, None)
+        self.rules.pop(primary_ip, None)
+        return []
+
+    def forget_eni(self, primary_ip: str) -> None:
+        self.places.pop(primary_ip, None)
+
+    def set_rules(self, want: NodeRules) -> list[str]:
+        self.node_rules = want
+        return []
+
+    def set_nat(self, config: NatConfig) -> bool:
+        changed, self.nat = self.nat != config, config
+        return changed
+
+    def set_sysctls(self, primary_link: str, tcp_early_demux: bool) -> list[str]:
+        return []
+
+
+def until(what: str, ask: Callable[[], object], seconds: float = 15.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not ask():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.005)
+
+
+class Bench:
+    """One node: EC2 and IMDS by the sandbox, an agent, and managers that come and go."""
+
+    def __init__(self, account: Account, folder: Path, speed: float = 1.0) -> None:
+        self.a = account
+        self.folder = folder
+        self.clock = Clock(speed)
+        born = self.clock.now()
+        account.clock.now = lambda: START + self.clock.now() - born  # type: ignore[method-assign]
+        self.host = Host()
+        self.agent = FakeAgent(folder / "control.sock")
+        service = ImdsService(account.truth, sleep=lambda seconds: None)
+        address = account.node.private_ip
+        self.imds = server.serve(
+            loopback(), lambda request: replace(service(replace(request, peer=address)), hops=None), name="imds"
+        )
+        self.manager: Manager | None = None
+        self.tools: Tools | None = None
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._error: list[BaseException] = []
+
+    def settings(self, **more: Any) -> Settings:
+        defaults = {"cluster_name": "prod"}
+        return Settings(
+            run_dir=str(self.folder), cni_bin_dir=str(self.folder / "bin"), cni_conf_dir=str(self.folder / "conf"),
+            **{**defaults, **more},
+        )  # fmt: skip
+
+    def start(self, *, limits: Limits | None = None, seed: int = 3, **settings: Any) -> None:
+        """A new manager, as after a start of the process. `limits`: what it believes of its instance type."""
+        config = self.settings(**settings)
+        host: Any = self.imds.address
+        imds = Imds(f"http://{host[0]}:{host[1]}", 5.0, self.clock, random.Random(seed))
+        identity = imds.identity()
+        ec2 = Ec2(identity.region, endpoint=self.a.url, timeout=5, clock=self.clock, rng=random.Random(seed + 1))
+        link, account = AgentLink(str(self.folder / "control.sock"), self.clock), Report()
+        patience = Patience(self.clock, random.Random(seed + 3), account, link)
+        state = NodeState(identity, limits or patience.try_until("type", lambda: ec2.limits(identity.instance_type)))
+        state.subnets = patience.try_until("subnets", lambda: zone_subnets(ec2, identity))
+        owner = Owner(identity.instance_id, config.cluster_name, config.additional_eni_tags)
+        rng = random.Random(seed + 2)
+        self.tools = Tools(
+            settings=config,
+            imds=imds,
+            ec2=ec2,
+            steps=EniSteps(ec2, owner, self.clock, rng, manage_untagged=config.manage_untagged_eni),
+            host=cast("HostNetwork", self.host),
+            link=AgentLink(str(self.folder / "control.sock"), self.clock),
+            clock=self.clock,
+            rng=rng,
+            account=account,
+            growth=Jobs(3, "growth"),
+            shrink=Jobs(2, "shrink"),
+            checks=Jobs(2, "checks"),
+            hosts=Jobs(1, "hosts"),
+            chores=Jobs(1, "chores"),
+        )
+        link.close()
+        primary, vpc_cidrs = self.host.primary(identity.mac, 9001), imds.vpc_cidrs(identity.mac)
+        self.host.set_nat(nat_config(config, identity.address, primary.name, vpc_cidrs))
+        self.manager = Manager(Started(self.tools, state, owner, primary, vpc_cidrs))
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._run, args=(self.manager,))
+        self._thread.start()
+
+    def _run(self, manager: Manager) -> None:
+        try:
+            while not self._stop.is_set():
+                manager.turn()
+                manager.wait(0.02)
+        except BaseException as error:
+            self._error.append(error)
+
+    def kill(self) -> None:
+        """The manager's loop ends where it is, and its workers send nothing any more, as after SIGKILL."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self.manager is not None:
+            self.manager.close()
+            self.manager = None
+        assert self._error == []
+
+    def restart_agent(self) -> None:
+        """A new agent with the old one's journal."""
+        old = self.agent
+        old.stop()
+        self.agent = FakeAgent(
+            self.folder / "control.sock",
+            enis=dict(old.enis),
+            addresses=old.addresses,
+            waiting=old.waiting,
+            on_assign=old.on_assign,
+        )
+
+    def close(self) -> None:
+        self.a.truth.faults.clear()
+        self.kill()
+        self.agent.stop()
+        self.imds.close()
+        self.host.close()
+
+    # --- what is there ----------------------------------------------------------------------------------------
+
+    def in_ec2(self) -> set[str]:
+        """Secondary addresses of the node's ENIs by the ledger."""
+        enis = self.a.truth.enis_of(self.a.node.instance_id)
+        return {address for eni in enis for address in eni.addresses if address != eni.primary_ip}
+
+    def settled(self, total: int) -> None:
+        """Wait until the agent has so many open addresses, all of them EC2's."""
+        until(f"{total} addresses", lambda: len(self.agent.open()) == total)
+        assert self.agent.open() <= self.in_ec2()
+
+    def served(self, seconds: float = 15.0, pace: float = 0.05) -> None:
+        """Wait until no pod waits any more; the clock moves on by `pace` at each look."""
+
+        def nobody_waits() -> bool:
+            self.clock.ahead += pace
+            return not self.agent.waiting
+
+        until("all pods have addresses", nobody_waits, seconds)
+
+    def pass_time(self, seconds: float, step: float = 5.0, look: Callable[[], object] = lambda: False) -> bool:
+        """Let time go by in steps, a turn or more in each; ends early, with True, when `look` is true."""
+        end = self.clock.ahead + seconds
+        while self.clock.ahead < end:
+            self.clock.ahead += step
+            time.sleep(0.03)
+            if look():
+                return True
+        return bool(look())
+
+    def calls(self, action: str) -> int:
+        """Calls of an action that EC2 has got from this manager, whatever became of them."""
+        assert self.tools is not None
+        counts = self.tools.ec2.counts().get(action, {})
+        return sum(number for outcome, number in counts.items() if outcome != "NotSent")
+
+    def errors(self) -> list[str]:
+        """The manager's last errors as the agent was told."""
+        return cast("list[str]", self.agent.report.get("errors", []))
+
+    def fault(self, action: str, **what: Any) -> None:
+        """A rule of the sandbox; without `times` it holds until it is cleared."""
+        self.a.truth.faults.add(Fault(action, **{"times": None, "status": 400, **what}))
+
+    def tag(self, resource: str, tags: dict[str, str]) -> None:
+        """Set tags, as an administrator does."""
+        pairs = [{"Key": key, "Value": value} for key, value in tags.items()]
+        self.a.ec2.create_tags(Resources=[resource], Tags=pairs)
+
+    def stranger(self, device: int, tags: dict[str, str] | None = None, **more: Any) -> str:
+        """An ENI that somebody else makes and attaches."""
+        spec = tag_spec(NO_MANAGE if tags is None else tags)
+        eni_id = self.a.new(**({"TagSpecifications": spec} if spec else {}), **more)
+        self.a.attach(eni_id, device)
+        return eni_id
+
+    def detach(self, eni_id: str) -> None:
+        """Somebody takes an ENI away and deletes it."""
+        self.a.truth.detach_eni(self.a.describe(eni_id)["Attachment"]["AttachmentId"])
+        self.a.truth.delete_eni(eni_id)
+
+    def second(self) -> str:
+        """The id of the one secondary ENI that the agent knows."""
+        (eni_id,) = [eni_id for eni_id in self.agent.enis if eni_id != self.a.eni]
+        return eni_id
+
+    def two_enis(self, **settings: Any) -> str:
+        """A node whose pods fill the primary ENI and have two addresses of a second one; its id."""
+        self.start(**{"warm_eni_target": 0, **settings})
+        self.settled(PER_ENI)
+        self.agent.add_pods(PER_ENI + 2)
+        self.served()
+        until("two ENIs", lambda: len(self.agent.enis) == 2)
+        return self.second()
+
+    def end_pods_on(self, eni_id: str) -> None:
+        """All pods of one ENI go, without a cool-down."""
+        with self.agent.lock:
+            for address in self.agent.addresses.values():
+                if address.eni_id == eni_id:
+                    address.pod = None
+            self.agent.tell()
+
+
+def tag_spec(tags: dict[str, str]) -> list[dict[str, Any]]:
+    """Tags as CreateNetworkInterface takes them."""
+    pairs = [{"Key": key, "Value": value} for key, value in tags.items()]
+    return [{"ResourceType": "network-interface", "Tags": pairs}] if pairs else []
