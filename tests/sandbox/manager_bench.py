@@ -57,6 +57,9 @@ class Clock(SystemClock):
         real = super().now()
         return self._born + (real - self._born) * self._speed + self.ahead
 
+    def unix(self) -> float:
+        return START + self.now() - self._born
+
     def sleep(self, seconds: float) -> None:
         super().sleep(seconds / self._speed if self._speed > 1 else min(seconds, 0.02))
 
@@ -154,8 +157,7 @@ class Bench:
         self.a = account
         self.folder = folder
         self.clock = Clock(speed)
-        born = self.clock.now()
-        account.clock.now = lambda: START + self.clock.now() - born  # type: ignore[method-assign]
+        account.clock.now = self.clock.unix  # type: ignore[method-assign]
         self.host = Host()
         self.agent = FakeAgent(folder / "control.sock")
         service = ImdsService(account.truth, sleep=lambda seconds: None)
@@ -168,6 +170,7 @@ class Bench:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._error: list[BaseException] = []
+        self._gates: list[Gate] = []
 
     def settings(self, **more: Any) -> Settings:
         defaults = {"cluster_name": "prod"}
@@ -246,6 +249,8 @@ class Bench:
 
     def close(self) -> None:
         self.a.truth.faults.clear()
+        for gate in self._gates:
+            gate.open()
         self.kill()
         self.agent.stop()
         self.imds.close()
@@ -301,6 +306,30 @@ class Bench:
         pairs = [{"Key": key, "Value": value} for key, value in tags.items()]
         self.a.ec2.create_tags(Resources=[resource], Tags=pairs)
 
+    def gate(self, thing: Any, name: str) -> Gate:
+        """A gate that is open at the end of the test at the latest."""
+        made = Gate(thing, name)
+        self._gates.append(made)
+        return made
+
+    @property
+    def known(self) -> Tools:
+        """The tools of the manager that runs."""
+        assert self.tools is not None
+        return self.tools
+
+    def busy(self) -> bool:
+        """Whether a step of the pool is under way."""
+        state = self.state
+        return bool(state.creating or state.leaving) or any(m.busy for m in state.managed.values())
+
+    @property
+    def state(self) -> NodeState:
+        """What the manager knows. For waiting only: what counts is what the agent and EC2 have."""
+        assert self.manager is not None
+        found: NodeState = self.manager._pool_manager._state
+        return found
+
     def stranger(self, device: int, tags: dict[str, str] | None = None, **more: Any) -> str:
         """An ENI that somebody else makes and attaches."""
         spec = tag_spec(NO_MANAGE if tags is None else tags)
@@ -334,6 +363,25 @@ class Bench:
                 if address.eni_id == eni_id:
                     address.pod = None
             self.agent.tell()
+
+
+class Gate:
+    """Holds every call of a method until it is opened, as a queue, a hang or a budget would. `entered`: one is held."""
+
+    def __init__(self, thing: Any, name: str) -> None:
+        self.entered = threading.Event()
+        self._open = threading.Event()
+        real = getattr(thing, name)
+
+        def held(*arguments: Any, **more: Any) -> Any:
+            self.entered.set()
+            assert self._open.wait(60)
+            return real(*arguments, **more)
+
+        setattr(thing, name, held)
+
+    def open(self) -> None:
+        self._open.set()
 
 
 def tag_spec(tags: dict[str, str]) -> list[dict[str, Any]]:
