@@ -226,9 +226,10 @@ def _grow(node: Node, settings: Settings, short: int, sums: Totals, now: float) 
         room = _room(eni, node)
         # With the ENI target an ENI is filled whole, as documented: one call instead of several.
         count = min(room, capacity, short if settings.ip_targets else room)
-        steps.append(Assign(eni.eni_id, count))
         short -= count
         capacity -= count
+        # Where EC2 has refused as many, the next try is for half of what may still go: all or nothing is given.
+        steps.append(Assign(eni.eni_id, count if eni.most is None else min(count, (room + 1) // 2)))
     # Room that comes in a moment is cheaper than another ENI; but who waits does not wait for a step that gives back.
     soon = [eni for eni in with_room if eni.grow != "no" and (eni.busy or eni.grow == "soon")]
     short -= sum(_room(eni, node) for eni in soon if not (eni.leaving and sums.parked))

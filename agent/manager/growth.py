@@ -85,8 +85,8 @@ class Growth:
                 return
             added: Added = outcome.value
             if added.refused:
-                # EC2's word counts more than the table's. Its limit is below what we asked for: half of it next time.
-                managed.bound.learn(there + step.count // 2, self._tools.clock.now())
+                # EC2's word counts more than the table's.
+                managed.bound.learn(there + step.count - 1, self._tools.clock.now())
                 log.warning("%s: EC2 allows fewer than %d addresses on it", step.eni_id, there + step.count)
             elif added.confirmed:
                 self._pool.confirm(managed, added.addresses)

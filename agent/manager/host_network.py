@@ -161,7 +161,7 @@ class HostNetwork:
         place = Place(mac, mtu, table, primary_ip, subnet)
         with self._change:
             link, changes = self._place(place)
-            self._places[primary_ip] = place
+            self._places[mac] = place
         return link, changes
 
     def check_enis(self, vpc_cidrs: Iterable[str]) -> Checked:
@@ -169,10 +169,10 @@ class HostNetwork:
         repaired: list[str] = []
         links: dict[str, LinkView] = {}
         missing: set[str] = set()
-        for primary_ip in list(self._places):
+        for mac in list(self._places):
             # One by one, so that an ENI that is to be set up or dropped does not wait for all.
             with self._change:
-                place = self._places.get(primary_ip)
+                place = self._places.get(mac)
                 if place is None:
                     continue
                 link = self._link(place.mac)
@@ -184,19 +184,23 @@ class HostNetwork:
         with self._change:
             with self._lock:
                 local = {_text(a.address) for a in self._read(lambda: self._socket.addresses(INET))}
-            repaired += self._run(stray_rules(self._rules(), self._places, local, vpc_cidrs))
+            known = [place.primary_ip for place in self._places.values()]
+            repaired += self._run(stray_rules(self._rules(), known, local, vpc_cidrs))
         self._monitor.watch_only({self._primary, *(link.ifindex for link in links.values())})
         return Checked(repaired, links, frozenset(missing))
 
-    def drop_eni(self, primary_ip: str) -> list[str]:
+    def drop_eni(self, mac: str, primary_ip: str) -> list[str]:
         """An ENI is about to go: take away what its link would leave behind."""
         with self._change:
-            self._places.pop(primary_ip, None)
+            self._places.pop(mac, None)
             return self._run(eni_removal(primary_ip, self._rules()))
 
-    def forget_eni(self, primary_ip: str) -> None:
-        """An ENI has gone, or belongs to somebody else: its place is not looked after any more. Never waits."""
-        self._places.pop(primary_ip, None)
+    def forget_eni(self, mac: str) -> None:
+        """An ENI has gone, or belongs to somebody else: its place is not looked after any more. Never waits.
+
+        By its MAC: its address may be another ENI's by now.
+        """
+        self._places.pop(mac, None)
 
     def _place(self, place: Place) -> tuple[LinkView, list[str]]:
         link = self._link(place.mac)

@@ -193,7 +193,7 @@ class Intake:
             latest = self._outside.pop(eni.eni_id, None)
             if latest is None:
                 # EC2 has shown in the meantime that it is not for us.
-                self._tools.host.forget_eni(eni.primary_ip)
+                self._tools.host.forget_eni(eni.mac)
                 return
             state.strangers.discard(eni.eni_id)
             managed = self._enter(latest, outcome.value)
@@ -246,7 +246,7 @@ class Intake:
             if self._pool.forget(eni_id):
                 log.warning("%s is gone from EC2", eni_id)
                 if managed is not None:
-                    self._tools.host.forget_eni(managed.eni.primary_ip)
+                    self._tools.host.forget_eni(managed.eni.mac)
 
 
 def _list(keys: Sequence[tuple[str, str]]) -> str:

@@ -79,7 +79,7 @@ class Shrink:
         started = self._tools.clock.now()
 
         def work() -> None:
-            self._tools.host.drop_eni(managed.eni.primary_ip)
+            self._tools.host.drop_eni(managed.eni.mac, managed.eni.primary_ip)
             self._tools.steps.remove(step.eni_id)
 
         def done(outcome: Outcome) -> None:
@@ -117,4 +117,4 @@ class Shrink:
             if managed is not None:
                 state.outside(managed.eni, managed.attachment)
                 state.strangers.add(eni_id)
-                self._tools.host.forget_eni(managed.eni.primary_ip)
+                self._tools.host.forget_eni(managed.eni.mac)

@@ -219,9 +219,15 @@ def test_rules_that_an_eni_has_left_behind_go_and_others_stay() -> None:
     assert host.check_enis(["10.0.0.0/16"]).repaired == []
 
     # A check that meets a removal does not bring back what the removal has taken.
-    host.drop_eni("10.0.64.9")
+    host.drop_eni(SECOND, "10.0.64.9")
     assert host.check_enis(["10.0.0.0/16"]).links == {}
     assert "10.0.64.9" not in run("ip", "rule")
+    # An ENI that has gone without us leaves its rule, until its address is on no link any more.
+    second(host)
+    host.forget_eni(SECOND)
+    assert host.check_enis(["10.0.0.0/16"]).repaired == []
+    run("ip", "link", "del", "ens6")
+    assert host.check_enis(["10.0.0.0/16"]).repaired == ["no rule 32765 from 10.0.64.9/32 lookup 2"]
     host.close()
 
 
@@ -248,7 +254,7 @@ def test_removal_leaves_nothing() -> None:
     before = run("ip", "rule")
     second(host)
     run("ip", "rule", "add", "from", "10.0.64.9", "lookup", "77", "priority", "1536")
-    assert len(host.drop_eni("10.0.64.9")) == 2
+    assert len(host.drop_eni(SECOND, "10.0.64.9")) == 2
     assert run("ip", "rule") == before
     host.close()
 

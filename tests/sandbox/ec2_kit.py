@@ -73,6 +73,11 @@ def _endpoint() -> tuple[_Switch, Any, str]:
     return switch, make_client(url), url
 
 
+def switch_to(handler: http.Handler) -> None:
+    """Let the one endpoint be served by another handler; `make_account` sets it anew."""
+    _endpoint()[0].handler = handler
+
+
 def make_client(url: str) -> Any:
     return boto3.client(
         "ec2",

@@ -36,7 +36,7 @@ from core.settings import Settings
 from sandbox import http as server
 from sandbox.faults import Fault
 from sandbox.imds import Imds as ImdsService
-from tests.sandbox.ec2_kit import START, Account, loopback
+from tests.sandbox.ec2_kit import START, Account, loopback, switch_to
 from tests.sandbox.fake_agent import FakeAgent
 
 PER_ENI = 14
@@ -90,7 +90,7 @@ class Host:
 
     links: list[str] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)
-    places: dict[str, tuple[str, int]] = field(default_factory=dict)
+    places: dict[str, tuple[str, int]] = field(default_factory=dict)  # MAC to primary address and table
     rules: dict[str, int] = field(default_factory=dict)
     node_rules: NodeRules | None = None
     nat: NatConfig | None = None
@@ -112,24 +112,25 @@ class Host:
 
     def set_eni(self, mac: str, mtu: int, table: int, primary_ip: str, subnet: str) -> tuple[LinkView, list[str]]:
         link = self.wait_link(mac)
-        self.places[primary_ip] = (mac, table)
+        self.places[mac] = (primary_ip, table)
         self.rules[primary_ip] = table
         return link, []
 
     def check_enis(self, vpc_cidrs: Iterable[str]) -> Checked:
-        there = {ip: (mac, table) for ip, (mac, table) in self.places.items() if mac not in self.broken}
-        repaired = [ip for ip, (_, table) in there.items() if self.rules.get(ip) != table]
-        self.rules = {ip: table for ip, (_, table) in there.items()}
-        missing = frozenset(mac for mac, _ in self.places.values() if mac in self.broken)
-        return Checked(repaired, {mac: self.wait_link(mac) for mac, _ in there.values()}, missing)
+        there = {mac: place for mac, place in list(self.places.items()) if mac not in self.broken}
+        wanted = dict(there.values())
+        repaired = [ip for ip, table in wanted.items() if self.rules.get(ip) != table]
+        self.rules = wanted
+        missing = frozenset(mac for mac in self.places if mac in self.broken)
+        return Checked(repaired, {mac: self.wait_link(mac) for mac in there}, missing)
 
-    def drop_eni(self, primary_ip: str) -> list[str]:
-        self.places.pop(primary_ip, None)
+    def drop_eni(self, mac: str, primary_ip: str) -> list[str]:
+        self.places.pop(mac, None)
         self.rules.pop(primary_ip, None)
         return []
 
-    def forget_eni(self, primary_ip: str) -> None:
-        self.places.pop(primary_ip, None)
+    def forget_eni(self, mac: str) -> None:
+        self.places.pop(mac, None)
 
     def set_rules(self, want: NodeRules) -> list[str]:
         self.node_rules = want
@@ -169,6 +170,7 @@ class Bench:
         self.tools: Tools | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._turns = 0
         self._error: list[BaseException] = []
         self._gates: list[Gate] = []
 
@@ -220,7 +222,8 @@ class Bench:
         try:
             while not self._stop.is_set():
                 manager.turn()
-                manager.wait(0.02)
+                self._turns += 1
+                manager.wait(0.002)
         except BaseException as error:
             self._error.append(error)
 
@@ -278,14 +281,25 @@ class Bench:
         until("all pods have addresses", nobody_waits, seconds)
 
     def pass_time(self, seconds: float, step: float = 5.0, look: Callable[[], object] = lambda: False) -> bool:
-        """Let time go by in steps, a turn or more in each; ends early, with True, when `look` is true."""
+        """Let time go by in steps, two turns or more in each; ends early, with True, when `look` is true."""
         end = self.clock.ahead + seconds
         while self.clock.ahead < end:
             self.clock.ahead += step
-            time.sleep(0.03)
+            self._quiet()
             if look():
                 return True
         return bool(look())
+
+    def _quiet(self) -> None:
+        """Two turns, and whatever they start has come back, but for what hangs."""
+        turns, end = self._turns + 2, time.monotonic() + 0.05
+        while self._turns < turns or (self._at_work() and time.monotonic() < end):
+            assert self._error == []
+            time.sleep(0.0005)
+
+    def _at_work(self) -> bool:
+        jobs = self.manager._jobs if self.manager is not None else ()
+        return any(one._running or one._todo.qsize() or one._finished for one in jobs)
 
     def calls(self, action: str) -> int:
         """Calls of an action that EC2 has got from this manager, whatever became of them."""
@@ -305,6 +319,10 @@ class Bench:
         """Set tags, as an administrator does."""
         pairs = [{"Key": key, "Value": value} for key, value in tags.items()]
         self.a.ec2.create_tags(Resources=[resource], Tags=pairs)
+
+    def serve(self, handler: Callable[[server.Request], server.Response]) -> None:
+        """Let another handler answer for EC2."""
+        switch_to(handler)
 
     def gate(self, thing: Any, name: str) -> Gate:
         """A gate that is open at the end of the test at the latest."""
