@@ -180,14 +180,17 @@ class FakeAgent:
             thread.start()
 
     def _serve(self, client: socket.socket) -> None:
+        with client:
+            self._talk(client)
+
+    def _talk(self, client: socket.socket) -> None:
         buffer = bytearray()
         while True:
             try:
                 data = client.recv(65536)
             except OSError:
-                data = b""
+                return
             if not data:
-                client.close()
                 return
             buffer += data
             while len(buffer) >= 4 and len(buffer) >= 4 + (length := control.LENGTH.unpack_from(buffer)[0]):
@@ -207,6 +210,8 @@ class FakeAgent:
         """As if killed: connections break, state stays in the object for a successor."""
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        # Whom it has accepted is known when it has ended.
+        self._threads[0].join()
         with self.lock:
             for client in self._clients:
                 try:

@@ -357,7 +357,12 @@ class Bench:
 
     def detach(self, eni_id: str) -> None:
         """Somebody takes an ENI away and deletes it."""
-        self.a.truth.detach_eni(self.a.describe(eni_id)["Attachment"]["AttachmentId"])
+        attachment = self.a.truth.eni(eni_id).attachment
+        assert attachment is not None
+        self.a.truth.detach_eni(attachment.attachment_id)
+        while self.a.truth.eni(eni_id).attachment is not None:
+            self.clock.ahead += 0.1
+            self.a.truth.tick()
         self.a.truth.delete_eni(eni_id)
 
     def second(self) -> str:
