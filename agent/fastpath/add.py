@@ -6,19 +6,18 @@ What fails is taken back, and told with its type. An ADD that finds no free addr
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import time
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
-from agent.fastpath.kernel import refusal, spare_name
+from agent.fastpath.kernel import refusal
 from agent.fastpath.loop import now_ns
 from agent.fastpath.node import Node
 from agent.fastpath.parked import Parked, ParkingLot
 from agent.fastpath.server import Call
 from agent.fastpath.spool import Spool
+from agent.fastpath.wirer import Way, Wirer
 from core import addresses, names, netconf, result
 from core.errors import DescriptorsRefused, EnidError, JournalWrite, KernelRefused, MultiNicOff
 from core.ipam import Owner
@@ -26,10 +25,8 @@ from core.netconf import Request
 from core.records import Gone, OwnerMeta
 from ext import netlink, pool
 
-NAME_TRIES: Final = 4
 NS_GET_NSTYPE: Final = 0xB703  # linux/nsfs.h
 CLONE_NEWNET: Final = 0x40000000
-FLUSH_S: Final = 1.0
 
 
 class Adder:
@@ -38,6 +35,7 @@ class Adder:
     def __init__(self, node: Node, spool: Spool) -> None:
         self._node = node
         self._spool = spool
+        self._wirer = Wirer(node)
         self.lot: ParkingLot
         self._own_namespace = os.stat("/proc/self/ns/net").st_ino
 
@@ -111,7 +109,7 @@ class Adder:
         node = self._node
         node.count("add_repeated")
         try:
-            with _Way(call) as way:
+            with Way(call) as way:
                 whole = node.kernel.whole(owner, way.pod, request.ifname)
             if whole:
                 node.kernel.host_again(owner)
@@ -150,7 +148,8 @@ class Adder:
         # The newest call's descriptors are those that live the longest.
         call = calls[-1]
         try:
-            index = self._wire(call, request, owner)
+            with Way(call) as way:
+                index = self._wirer.wire(way, owner, request.ifname, request.veth_prefix, request.mtu)
         except (netlink.NetlinkError, EnidError, ValueError) as error:
             refused = refusal(error)
             node.note_error("add", refused.error.code, f"{owner.meta.namespace}/{owner.meta.pod}: {refused.error.text}")
@@ -179,78 +178,6 @@ class Adder:
             self._node.failed(owner.meta, error, owner.meta.phases)
         for call in calls:
             call.fail(error)
-
-    # --- the kernel part ----------------------------------------------------------------------------------
-
-    def _wire(self, call: Call, request: Request, owner: Owner) -> int:
-        """Raises NetlinkError when nothing helps."""
-        node = self._node
-        owner.host_mac = names.derived_mac(owner.meta.container_id, owner.meta.ifname, "host")
-        mtu = request.mtu or node.settings.pod_mtu
-        with _Way(call) as way:
-            try:
-                return self._wire_by(way, request, owner, mtu)
-            except netlink.KernelError as error:
-                if not error.undone:
-                    self._find_leftover(owner)
-                raise
-
-    def _find_leftover(self, owner: Owner) -> None:
-        """What an ADD has made and could not take back, its way into the pod being cut, ends with the owner."""
-        node = self._node
-        link = node.kernel.host.link(name=owner.meta.host_veth)
-        if link is not None and link.mac == owner.host_mac:
-            node.book.set_index(owner, link.ifindex)
-
-    def _wire_by(self, way: _Way, request: Request, owner: Owner, mtu: int) -> int:
-        node, pod = self._node, way.pod
-        flushed = False
-        for left in range(NAME_TRIES, -1, -1):
-            try:
-                return node.kernel.wire(owner, pod, way.netns, request.ifname, mtu, way.host)
-            except netlink.NameTaken as taken:
-                if not left:
-                    raise
-                self._make_room(taken, owner, request)
-            except netlink.KernelError as error:
-                # The name inside the pod may be held by the other end of a link that is going away.
-                going = error.errno == errno.EEXIST and error.phase == "link" and not flushed and len(node.reaper)
-                if not going or pod.link(name=request.ifname) is None:
-                    raise
-                flushed = True
-                node.reaper.flush(FLUSH_S)
-        raise AssertionError("not reached")
-
-    def _make_room(self, taken: netlink.NameTaken, owner: Owner, request: Request) -> None:
-        """Free the name of the host end. Raises NetlinkError."""
-        node = self._node
-        kernel = node.kernel
-        holder = node.book.by_index.get(taken.ifindex)
-        link = kernel.host.link(index=taken.ifindex)
-        if link is None:
-            return
-        if link.kind != "veth":
-            raise taken
-        if taken.mac == owner.host_mac and holder in (None, owner):
-            # An earlier try of this very sandbox got so far; its inner end holds the pod's name.
-            kernel.delete_link(taken.ifindex)
-            return
-        name = spare_name(request.veth_prefix, f"{taken.ifindex} {link.mac.hex()}")
-        if holder is None and taken.ifindex in node.reaper:
-            # Renaming what is going away takes 50 us, waiting for it to be gone 20 ms.
-            kernel.rename(taken.ifindex, name)
-            return
-        node.log.warn("add", f"{taken.name} is held by an older sandbox of the pod; it is {name} from now on")
-        node.count("veth_taken_over")
-        kernel.rename(taken.ifindex, name)
-        if holder is None:
-            return
-        holder.meta.host_veth = name
-        try:
-            node.journal_owner(holder)
-        except JournalWrite:
-            # Told already; at a restart the MAC and the route still say whose it is.
-            pass
 
     def _take_descriptors(self, call: Call) -> None:
         """The second becomes the call's netlink socket in the pod.
@@ -289,27 +216,3 @@ class Adder:
 
 def _failed(error: EnidError, cool: bool) -> Gone:
     return Gone("failed", 0, error.text, error.code, error.details(), cool)
-
-
-class _Way:
-    """How the pod's namespace is reached: by the descriptors that the call brought, or through its shim."""
-
-    def __init__(self, call: Call) -> None:
-        self._relay = call.relay() if call.relayed else None
-        self.host: netlink.Socket | None = None
-        self._call = call
-
-    def __enter__(self) -> Self:
-        """Raises DescriptorsRefused if the shim does not play its part."""
-        if self._relay is not None:
-            self._relay.__enter__()
-            self.host, self.pod, self.netns = self._relay.host, self._relay.pod, self._relay.netns
-        else:
-            pod = self._call.pod
-            assert isinstance(pod, netlink.Socket)
-            self.pod, self.netns = pod, self._call.fds[0]
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._relay is not None:
-            self._relay.__exit__(kind, error, at)
