@@ -1,7 +1,7 @@
 """What does the kernel writer cost, by itself and with the kernel? `python -m bench.netlink_bench [--json]`
 
 By itself: an ADD whose answers lie ready in a pair of sockets, so that only our own work and the cost of the system
-calls is left (the budget of the design: fill 5 us, the rest small). With the kernel: ADD, DEL and deletion in groups
+calls is left (budget: fill 5 us, the rest small). With the kernel: ADD, DEL and deletion in groups
 with 0, 250 and 1,000 pods present, in a network namespace of its own. Figures are microseconds.
 """
 

@@ -107,7 +107,7 @@ class Ec2:
         return tuple(sorted(found, key=lambda subnet: -subnet.free))
 
     def limits(self, instance_type: str) -> Limits:
-        """The limits of a type by EC2's word: those of the default card (limits.md section 3)."""
+        """The limits of a type by EC2's word: those of the default card (limits specification, 3)."""
         answer = self._call("DescribeInstanceTypes", Priority.WAITING, InstanceTypes=[instance_type])
         entries = answers.entries(answer, "InstanceTypes")
         if len(entries) != 1 or not isinstance(entries[0], dict):

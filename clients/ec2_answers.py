@@ -152,7 +152,7 @@ def eni(entry: Any) -> Ec2Eni:
 
 
 def _seconds(tracking: Mapping[str, Any]) -> dict[str, int]:
-    """The time-outs that are set: only these are copied to a new ENI (ipam.md 5.3)."""
+    """The time-outs that are set: only these are copied to a new ENI (IPAM specification, 5.3)."""
     return {key: value for key, value in tracking.items() if isinstance(value, int)}
 
 

@@ -1,6 +1,6 @@
 """EC2's error codes as far as they differ for us: what passes, what was never carried out, what only a human can mend.
 
-Documented in ipam.md 5.5 and in EC2's own list ("Error codes for the Amazon EC2 API").
+Documented in IPAM specification, 5.5 and in EC2's own list ("Error codes for the Amazon EC2 API").
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 IMDS is on the node, needs no permission and costs no EC2 call, but it lags behind EC2 and lies for seconds. So it
 says who we are, and hints that something has changed; what happens to an address is decided by EC2's word alone.
-Every answer is checked: nonsense is an error that names the key, never a value (ipam.md section 4).
+Every answer is checked: nonsense is an error that names the key, never a value (IPAM specification, 4).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The file is shared: istio-cni and linkerd-cni append themselves, and the existing system has left its own there.
 So it is read first, our part is put in, foreign plugins stay in the chain where they are, and nothing is
-written if nothing of ours has changed. The values are the existing system's contract (dataplane.md, section 3).
+written if nothing of ours has changed. The values are the existing system's contract (data plane specification, 3).
 
 Three entries of the existing system's list are not in ours, and are taken out of a list that has them:
 

@@ -2,7 +2,7 @@
 
 A runtime may start the plugin, and read the list, at any moment. So each file is complete, synced and has its
 final mode before it bears its final name, and a file that is right already is not touched. The list comes last,
-when its owner says so, because its presence makes the node ready (dataplane.md, section 17).
+when its owner says so, because its presence makes the node ready (data plane specification, 17).
 """
 
 from __future__ import annotations

@@ -131,7 +131,7 @@ class NodeRules:
     external_service_cidrs: tuple[str, ...] = ()
 
     def wanted(self) -> list[RuleView]:
-        """Rules 1024 and 1535 (dataplane.md 12.1, steps 4 and 8)."""
+        """Rules 1024 and 1535 (data plane specification, 12.1, steps 4 and 8)."""
         rules = [RuleView(RULE_EXTERNAL_SERVICE, TABLE_MAIN, dst=cidr) for cidr in self.external_service_cidrs]
         if self.node_port_support or not self.external_snat:
             rules.append(RuleView(RULE_FWMARK, TABLE_MAIN, fwmark=self.mark, fwmask=self.mark))
@@ -158,7 +158,7 @@ def node_rule_ops(want: NodeRules, have: Iterable[RuleView]) -> list[HostOp]:
 def sysctls(primary_link: str, tcp_early_demux: bool) -> list[tuple[str, str]]:
     """Names and values that pods of secondary ENIs need: forwarding, and a loose source check on the primary.
 
-    In the existing system the init container and the image's boot scripts see to these (dataplane.md 16).
+    In the existing system the init container and the image's boot scripts see to these (data plane specification, 16).
     """
     return [
         (FORWARD, "1"),
@@ -182,7 +182,7 @@ class EniLink:
 
     @property
     def gateway(self) -> str:
-        """The VPC router: network address + 1 (dataplane.md 4)."""
+        """The VPC router: network address + 1 (data plane specification, 4)."""
         return gateway(self.subnet)
 
 
@@ -198,7 +198,7 @@ def eni_ops(
     routes: Sequence[RouteView],
     rules: Sequence[RuleView],
 ) -> list[HostOp]:
-    """Link, address, table and rule of a secondary ENI (dataplane.md 13), in an order that never misroutes.
+    """Link, address, table, rule of a secondary ENI (data plane specification, 13), in an order that never misroutes.
 
     Addresses of the subnet that others gave the link are taken off: they would be local to the host, and the pods
     that have them unreachable. Addresses outside the subnet are an administrator's and stay.
@@ -256,7 +256,7 @@ def stray_rules(
 
 
 def eni_removal(primary_ip: str, rules: Iterable[RuleView]) -> list[HostOp]:
-    """What is left of a secondary ENI's link after it has gone: rules from its primary address (ipam.md 13.7)."""
+    """What is left of a secondary ENI that has gone: rules from its primary address (IPAM specification, 13.7)."""
     return [DropRule(rule) for rule in rules if rule.src == f"{primary_ip}/32"]
 
 

@@ -2,7 +2,7 @@
 
 Its SNAT and mark rules stay behind when this daemon takes a node over, with the VPC's networks of that day: a network
 that is added later would be source-translated by them, and switching SNAT off would have no effect. Only its own rules
-are touched (dataplane.md section 14): its chains, the jumps to them, and the mark rules that carry its comments.
+are touched (data plane specification, 14): its chains, the jumps to them, and the mark rules that carry its comments.
 """
 
 from __future__ import annotations

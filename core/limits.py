@@ -8,9 +8,9 @@ fails although other cards have room.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import resources
+from typing import Final
 
-TABLE = "data/instance_limits.txt"
+TABLE: Final = "data/instance_limits.txt"  # in this package, for whoever reads it
 HOST_NETWORK_PODS = 2
 
 
@@ -32,7 +32,7 @@ class Limits:
 
     @property
     def max_pods(self) -> int:
-        """The kubelet's usual bound (limits.md section 4), used while the node object cannot be read."""
+        """The kubelet's usual bound (limits specification, 4), used while the node object cannot be read."""
         return self.enis * self.addresses_per_eni + HOST_NETWORK_PODS
 
 
@@ -47,8 +47,3 @@ def parse(table: str, instance_type: str) -> Limits | None:
         enis, addresses, hypervisor, metal, cards = head.split()
         return Limits(instance_type, int(enis), int(addresses), hypervisor, metal == "metal", int(cards))
     return None
-
-
-def known(instance_type: str) -> Limits | None:
-    """The limits of a type in the table that is shipped, or None if EC2 has to be asked."""
-    return parse(resources.files("core").joinpath(TABLE).read_text(encoding="ascii"), instance_type)

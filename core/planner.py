@@ -11,7 +11,7 @@ shrinking do not wait for one another, and neither do ENIs. Five rules hold what
 - an ENI goes only if it is empty, not cooling, old enough, and the targets hold without it.
 
 What the pool gets it gets on the fullest ENI that has room, and what it gives back it gives back from the emptiest
-one, so that ENIs become empty and can go. Documented behaviour: ipam.md 11.4 to 11.6 and 12.
+one, so that ENIs become empty and can go. Documented behaviour: IPAM specification, 11.4 to 11.6 and 12.
 """
 
 from __future__ import annotations
@@ -326,7 +326,7 @@ def _remove(node: Node, settings: Settings, sums: Totals, now: float, steps: Seq
 
 
 def _empty_closed(node: Node, now: float, steps: Sequence[Step]) -> Sequence[Step]:
-    """ENIs that no longer take part give back what is idle, and go when they are empty (ipam.md section 14)."""
+    """ENIs that no longer take part give back what is idle, and go when they are empty (IPAM specification, 14)."""
     found: list[Step] = []
     busy = node.leaving or node.creating or any(isinstance(step, Remove) for step in steps)
     for eni in node.enis:

@@ -21,7 +21,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-# EC2's answers lag behind its changes by seconds; the existing system waits as long (ipam.md, fact 7).
+# EC2's answers lag behind its changes by seconds; the existing system waits as long (IPAM specification, fact 7).
 LAG_S: Final = 60.0
 TWICE_S: Final = 60.0
 # An answer comes in minutes after its question, at the worst.

@@ -1,7 +1,7 @@
 """The environment variables as one checked value.
 
 The variables are a contract with thousands of running clusters, so they are parsed by the documented rules:
-a malformed boolean or number falls back to its default with a warning, and only what the documents call
+a malformed boolean or number falls back to its default with a warning, and only what their documentation calls
 fatal is fatal. One rule is our own: a documented variable that asks for something this release does not
 serve stops the start, because a node that silently lacks a security feature is worse than one that does not
 start. All faults are reported at once, so that nobody repairs them one restart at a time.
@@ -138,7 +138,7 @@ class Settings:
 
     @property
     def ip_targets(self) -> bool:
-        """Whether an IP target is set, which switches the interface target off (ipam.md, fact 5)."""
+        """Whether an IP target is set, which switches the interface target off (IPAM specification, fact 5)."""
         return self.warm_ip_target != 0 or self.minimum_ip_target != 0
 
 
@@ -181,7 +181,7 @@ class _Reader:
         return int(value)
 
     def bounded(self, name: str, default: int, lowest: int, highest: int, what: str) -> int:
-        """A number whose bounds the documents make fatal."""
+        """A number outside whose documented bounds the start is fatal."""
         value = self.environ.get(name)
         if value is None:
             return default
@@ -212,7 +212,7 @@ class _Reader:
         return ""
 
     def cidrs(self, name: str) -> tuple[str, ...]:
-        """IPv4 networks of a comma list; anything else is skipped with a warning (dataplane.md 12.3)."""
+        """IPv4 networks of a comma list; anything else is skipped with a warning (data plane specification, 12.3)."""
         found: list[str] = []
         for entry in self.environ.get(name, "").split(","):
             text = entry.strip()
@@ -239,7 +239,7 @@ class _Reader:
 
 
 def load(environ: Mapping[str, str]) -> Settings:
-    """The settings that `environ` asks for (ipam.md section 7, dataplane.md sections 12.3, 16 and 17).
+    """The settings that `environ` asks for (IPAM specification, 7, data plane specification, 12.3, 16 and 17).
 
     Raises BadSetting, naming every variable at fault, if one breaks a rule that is fatal, or asks for
     something that is documented and not served yet. Pure: the same input gives the same value.

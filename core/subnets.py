@@ -1,4 +1,4 @@
-"""Which subnets may hold ENIs of this node, by their tags (ipam.md section 14).
+"""Which subnets may hold ENIs of this node, by their tags (IPAM specification, 14).
 
 Pure, on tags alone, so that the same rule serves the choice for a new ENI and the exclusion of an existing one.
 """

@@ -1,6 +1,6 @@
 """How many addresses the pool lacks or has too many of.
 
-The documented variables decide (ipam.md section 11), in secondary-address mode: IP targets switch the ENI target
+The documented variables decide (IPAM specification, 11), in secondary-address mode: IP targets switch the ENI target
 off, a cooling address counts as free, and nothing grows beyond the node's pod capacity. One thing is ours: pods
 that wait for an address are demand. The existing system does not see them, so its eleventh pod never gets an
 address with MINIMUM_IP_TARGET=10, and a burst is served in steps no larger than the warm target.

@@ -34,6 +34,11 @@ class AgentLink:
         return list(self.client.blocks.values()) if self.client else []
 
     @property
+    def news(self) -> bool:
+        """Whether `follow` has something to report although the connection may be silent."""
+        return self.client is not None and self.client.news
+
+    @property
     def parked(self) -> int:
         """ADDs that wait for an address."""
         return self.client.pool.parked if self.client else 0

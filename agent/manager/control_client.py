@@ -25,13 +25,18 @@ T = TypeVar("T", bound=control.Message)
 
 
 class ControlClient:
-    """One connection as the manager. All methods raise AgentGone, after which only `close` makes sense."""
+    """One connection as the manager. All methods raise AgentGone, after which only `close` makes sense.
+
+    `news`: updates were taken in that `follow` has not reported yet. They come between a command and its answer as
+    well, and the socket is not readable any more then.
+    """
 
     def __init__(self, path: str, timeout: float = CALL_TIMEOUT_S) -> None:
         self._path = path
         self._timeout = timeout
         self._next = 1
         self._buffer = bytearray()
+        self.news = False
         self.blocks: dict[tuple[str, int], control.Block] = {}
         self.enis: dict[str, control.Eni] = {}
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -60,13 +65,11 @@ class ControlClient:
         self._socket.close()
 
     def follow(self) -> bool:
-        """Take in all updates that are there without waiting; whether there were any."""
-        changed = False
+        """Take in all updates that are there without waiting; whether there were any since the last time."""
         while self._readable(0.0):
             self._fill()
-            while (frame := self._frame()) is not None:
-                self._apply(frame)
-                changed = True
+            self._take_in()
+        changed, self.news = self.news, False
         return changed
 
     def call(self, request: control.Request) -> control.Done | control.Refused:
@@ -86,6 +89,7 @@ class ControlClient:
                 elif not isinstance(answer, control.Refused):
                     raise AgentGone(f"the agent answered a command with {type(answer).__name__}")
                 answers.append(answer)
+        self._take_in()
         return answers
 
     # --- the copy ---------------------------------------------------------------------------------------
@@ -108,9 +112,15 @@ class ControlClient:
             case _:
                 pass
 
+    def _take_in(self) -> None:
+        """All whole frames in the buffer."""
+        while (frame := self._frame()) is not None:
+            self._apply(frame)
+
     def _apply(self, frame: control.ReplyFrame) -> None:
         if not isinstance(frame.body, control.Update):
             raise AgentGone(f"the agent sent {type(frame.body).__name__} unasked")
+        self.news = True
         self.pool = frame.body.pool
         # First what is gone: a block that went and came back within one update is there.
         for name in frame.body.gone:

@@ -67,7 +67,7 @@ class Failures:
         log.error("%s", line, exc_info=None if isinstance(error, EnidError) else error)
 
     def shortage(self, subnets: Sequence[str]) -> None:
-        """EC2 had fewer addresses than were asked for: leave these subnets alone for a while (ipam.md 12.3)."""
+        """EC2 lacked the addresses asked for: leave these subnets alone for a while (IPAM specification, 12.3)."""
         until = self._tools.clock.now() + BLOCKED_S
         for subnet in subnets:
             self._state.blocked[subnet] = until

@@ -47,12 +47,12 @@ class Growth:
     def usable_subnets(self) -> tuple[str, ...]:
         """Subnets for new ENIs, the one with most free addresses first."""
         if not self._state.subnets:
-            # Without the right to describe subnets the node's own is used, as the documents promise.
+            # Without the right to describe subnets the node's own is used, as the VPC CNI's documentation promises.
             return (self._state.identity.subnet_id,)
         return tuple(subnet.subnet_id for subnet in self._state.subnets if self._usable(subnet))
 
     def _usable(self, subnet: Subnet) -> bool:
-        """Whether a new ENI may be made there (ipam.md section 14)."""
+        """Whether a new ENI may be made there (IPAM specification, 14)."""
         settings = self._tools.settings
         own = subnet.subnet_id == self._state.identity.subnet_id
         if not settings.subnet_discovery:

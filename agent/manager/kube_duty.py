@@ -1,7 +1,7 @@
 """The node object: how many pods the node may have, and whether it is cordoned.
 
 The API server may be away, hang or refuse; the pool goes on without it. A cordon counts only while it can be read: a
-node that cannot be read counts as schedulable (ipam.md 12.3), or it would stay without refills for as long.
+node that cannot be read counts as schedulable (IPAM specification, 12.3), or it would stay without refills for as long.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ NAMES: Final = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "
 
 
 class JsonLines(logging.Formatter):
-    """`level`, `ts`, `caller`, `msg`, as dataplane.md section 19 has them."""
+    """`level`, `ts`, `caller`, `msg`, as the data plane specification, 19, has them."""
 
     def format(self, record: logging.LogRecord) -> str:
         """One line; a traceback goes into `stack`."""

@@ -145,6 +145,8 @@ class Manager:
             due.append(self._turn_at)
         if self._report_at > now:
             due.append(self._report_at)
+        if self._link.news:
+            due.append(now)
         if self._link.client is None:
             due.append(self._link.next_try)
         else:

@@ -1,7 +1,7 @@
 """Whose an ENI is, by its tags, its description and its kind: ours to use, ours to change, made by us, or a stranger's.
 
-The tags are a contract with other daemons on the node and with administrators (ipam.md 13.6 and 17), and they may be
-changed at any time, so the question is asked anew at each answer of EC2 and before an ENI is removed.
+The tags are a contract with other daemons on the node and with administrators (IPAM specification, 13.6 and 17), and
+they may be changed at any time, so the question is asked anew at each answer of EC2 and before an ENI is removed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Owner:
     extra_tags: Mapping[str, str]
 
     def tags(self) -> dict[str, str]:
-        """Tags of every managed ENI (ipam.md 13.6)."""
+        """Tags of every managed ENI (IPAM specification, 13.6)."""
         tags = {TAG_INSTANCE: self.instance_id}
         if self.cluster_name:
             tags |= {TAG_CLUSTER: self.cluster_name, TAG_OWNER: OWNER}
@@ -43,7 +43,7 @@ class Owner:
         return f"{DESCRIPTION}{self.instance_id}"
 
     def manages(self, eni: Ec2Eni, manage_untagged: bool) -> bool:
-        """Whether an ENI of this instance, other than the primary, is ours to use (ipam.md section 17).
+        """Whether an ENI of this instance, other than the primary, is ours to use (IPAM specification, 17).
 
         One without an IPv4 address (EFA-only, IPv6-only) never is.
         """

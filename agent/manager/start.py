@@ -11,6 +11,7 @@ import logging
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import resources
 from typing import Final, TypeVar
 
 from agent import control
@@ -33,6 +34,7 @@ from clients.imds import Identity, Imds
 from core import limits
 from core.errors import BadSetting, Ec2Error, EnidError
 from core.hostnet import LinkView
+from core.limits import Limits
 from core.settings import Settings
 
 FIRST_RETRY_S: Final = 0.5
@@ -75,7 +77,7 @@ def start(settings: Settings, clock: Clock, rng: random.Random) -> Started:
         "zone": identity.zone,
         "node": settings.node_name,
     }
-    known = limits.known(identity.instance_type)
+    known = shipped_limits(identity.instance_type)
     if known is None:
         known = patience.try_until("instance type", lambda: ec2.limits(identity.instance_type))
     vpc_cidrs = patience.try_until("VPC networks", lambda: imds.vpc_cidrs(identity.mac))
@@ -147,6 +149,11 @@ def zone_subnets(ec2: Ec2, identity: Identity) -> tuple[Subnet, ...]:
             raise
         log.warning("subnets cannot be described, the node's own is used: %s", error.text)
         return ()
+
+
+def shipped_limits(instance_type: str) -> Limits | None:
+    """The limits of a type in the table that is shipped, or None if EC2 has to be asked."""
+    return limits.parse(resources.files("core").joinpath(limits.TABLE).read_text(encoding="ascii"), instance_type)
 
 
 class Patience:

@@ -22,7 +22,7 @@ from core.planner import Address, EniView, Node
 from core.reconcile import Memory, PoolAddress
 
 MAX_DEVICE: Final = 99
-# Pods may use it, nobody may remove it (ipam.md section 17).
+# Pods may use it, nobody may remove it (IPAM specification, 17).
 FIXED_KIND: Final = "efa"
 # The name of the pause after a failed creation, beside those of ENIs.
 CREATE: Final = "create"

@@ -14,7 +14,7 @@ from typing import Final
 from clients.files import exists_below
 from core.errors import BadSetting
 
-# Names by contract: dataplane.md section 4; network-policy.md, pins of the policy agent.
+# Names by contract: data plane specification, 4; network policy specification, pins of the policy agent.
 BRANCH_LINK: Final = re.compile(r"vlan\.eth\.[0-9]+")
 POLICY_PINS: Final = "/sys/fs/bpf/globals/aws/programs"
 

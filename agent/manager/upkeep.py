@@ -2,7 +2,7 @@
 
 State, not events: EC2's last word on each ENI is compared with what it should be, and a difference is one job; at most
 one at a time for an ENI, and after a failure a pause of its own. The wanted groups are those that EC2, not IMDS, shows
-on the primary ENI (ipam.md sections 13.6 and 20).
+on the primary ENI (IPAM specification, 13.6 and 20).
 """
 
 from __future__ import annotations

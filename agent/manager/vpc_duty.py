@@ -1,4 +1,4 @@
-"""The VPC's networks and the primary ENI's security groups as IMDS shows them (ipam.md section 20).
+"""The VPC's networks and the primary ENI's security groups as IMDS shows them (IPAM specification, 20).
 
 The networks decide which pods' packets keep their address; the groups are only a hint to ask EC2.
 """

@@ -16,7 +16,7 @@ from core.settings import Settings
 DEFAULT = Settings()
 ISTIO = {"type": "istio-cni", "name": "istio-cni", "log_level": "info", "kubernetes": {"cni_bin_dir": "/opt/cni/bin"}}
 LINKERD = {"type": "linkerd-cni", "policy": {"type": "k8s"}}
-# What the existing system leaves on a node (dataplane.md, section 3.1), place-holders filled.
+# What the existing system leaves on a node (data plane specification, 3.1), place-holders filled.
 EXISTING: dict[str, Any] = {
     "cniVersion": "0.4.0",
     "name": "aws-cni",

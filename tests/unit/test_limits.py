@@ -33,7 +33,7 @@ def test_every_type_stands_once() -> None:
     ],
 )
 def test_the_types_of_the_specification(name: str, enis: int, addresses: int, max_pods: int) -> None:
-    found = limits.known(name)
+    found = limits.parse(TEXT, name)
     assert found is not None
     assert (found.enis, found.ipv4_per_eni, found.max_pods) == (enis, addresses, max_pods)
     assert found.addresses_per_eni == addresses - 1
@@ -44,12 +44,12 @@ def test_totals_of_the_specification() -> None:
     assert sum(count for head, count in heads if head[2] == "nitro" or head[3] == "metal") == 1309
     assert sum(count for head, count in heads if int(head[4]) > 1) == 67
     assert sum(count for head, count in heads if head[0] == "1") == 1
-    cards = limits.known("p6-b300.48xlarge")
+    cards = limits.parse(TEXT, "p6-b300.48xlarge")
     assert cards is not None
     assert cards.cards == 17
 
 
 def test_a_type_that_only_begins_like_a_known_one_is_unknown() -> None:
-    assert limits.known("m5.larg") is None
-    assert limits.known("m5") is None
-    assert limits.known("enid.huge") is None
+    assert limits.parse(TEXT, "m5.larg") is None
+    assert limits.parse(TEXT, "m5") is None
+    assert limits.parse(TEXT, "enid.huge") is None

@@ -31,7 +31,7 @@ def grown(node: World, pods: int) -> World:
     return node
 
 
-# --- ipam.md 11.7, secondary mode ---------------------------------------------------------------------------
+# --- IPAM specification, 11.7, secondary mode --------------------------------------------------
 
 
 @pytest.mark.parametrize(

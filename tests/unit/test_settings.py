@@ -12,7 +12,7 @@ from core.errors import BadSetting
 from core.settings import Settings, load
 
 V4 = {"ENABLE_IPv4": "true"}
-# The environment that the chart of the existing system gives its node daemon (deploy.md section 3).
+# The environment that the chart of the existing system gives its node daemon (deployment specification, 3).
 CHART = {
     "ADDITIONAL_ENI_TAGS": "{}",
     "AWS_VPC_CNI_NODE_PORT_SUPPORT": "true",

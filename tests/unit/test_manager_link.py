@@ -1,0 +1,104 @@
+"""The manager's copy of the agent's pool: nothing that the agent tells is left lying, whenever it comes."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from agent import control
+from agent.manager.control_client import ControlClient
+
+BASE = "10.0.0.9"
+
+
+def update(used: int, parked: int = 0) -> bytes:
+    """What the agent tells unasked."""
+    pool = control.Pool(total=1, used=used, cooling=0, free=1 - used, parked=parked)
+    block = control.Block("eni-1", BASE, 32, "address", "open", used, 0, 1)
+    return control.encode(control.ReplyFrame(0, control.Update(used, pool, [block])))
+
+
+class Agent:
+    """Answers one connection; each command with `before`, its answer and `after` in a single piece."""
+
+    def __init__(self, path: Path, before: bytes, after: bytes) -> None:
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self._pieces = before, after
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        try:
+            client, _ = self._listener.accept()
+        except OSError:
+            return
+        with client, client.makefile("rb") as stream:
+            while head := stream.read(control.LENGTH.size):
+                frame = control.decode_request(stream.read(control.LENGTH.unpack(head)[0]))
+                match frame.body:
+                    case control.GetSnapshot():
+                        pool = control.Pool(0, 0, 0, 0, 0)
+                        body: control.Reply = control.Snapshot(0, "boot", 0.0, False, pool, [], [])
+                        before = after = b""
+                    case control.Hello():
+                        body, before, after = control.Done(), b"", b""
+                    case _:
+                        body, (before, after) = control.Done(), self._pieces
+                client.sendall(before + control.encode(control.ReplyFrame(frame.id, body)) + after)
+
+    def close(self) -> None:
+        """Once the client has hung up."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
+
+
+@pytest.fixture
+def connect(tmp_path: Path) -> Iterator[Callable[..., ControlClient]]:
+    """Makes a client whose agent answers like this."""
+    made: list[tuple[Agent, ControlClient]] = []
+
+    def connect_(*, before: bytes = b"", after: bytes = b"") -> ControlClient:
+        agent = Agent(tmp_path / "control.sock", before, after)
+        made.append((agent, ControlClient(str(tmp_path / "control.sock"))))
+        return made[-1][1]
+
+    yield connect_
+    for agent, client in made:
+        client.close()
+        agent.close()
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_what_comes_with_an_answer_is_known_and_reported(connect: Callable[..., ControlClient], place: str) -> None:
+    """The socket is silent then, so nobody would look again."""
+    client = connect(**{place: update(1, parked=3)})
+    assert not client.news
+    assert client.call(control.Ready()) == control.Done()
+    assert client.blocks[BASE, 32].used == 1
+    assert client.pool.parked == 3
+    assert client.news
+    assert client.follow()
+    assert not client.news
+    assert not client.follow()
+
+
+def test_half_an_update_waits_for_the_other_half(connect: Callable[..., ControlClient]) -> None:
+    whole = update(1)
+    client = connect(before=b"", after=whole[:-3])
+    client.call(control.Ready())
+    assert not client.news
+    assert client.blocks == {}
+
+
+def test_an_answer_alone_is_no_news(connect: Callable[..., ControlClient]) -> None:
+    client = connect()
+    client.call(control.Ready())
+    assert not client.news
+    assert not client.follow()
