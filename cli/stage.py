@@ -10,13 +10,14 @@ import contextlib
 import json
 import re
 import signal
+import socket
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from cli.control_client import ControlClient
 from core import names
@@ -28,6 +29,8 @@ from sandbox.failures import SandboxFailure
 T = TypeVar("T")
 DAEMON = "enid"
 OURS = re.compile(r"enid-supervisor|agent\.fastpath\.main|agent\.manager\.main")
+TCP_ESTABLISHED: Final = "01"  # include/net/tcp_states.h
+EC2_ADDRESS: Final = "198.18.0.2"  # where the sandbox serves it
 
 
 def wait_for(what: str, ask: Callable[[], T], seconds: float = 60.0) -> T:
@@ -114,6 +117,12 @@ class Stage:
             listed = self.world.node_exec(node, ["ls", f"/proc/{process.pid}/fd"])
             found[match.group()] = len(listed.text.split())
         return found
+
+    def ec2_connections(self, node: str) -> int:
+        """Connections to EC2, which the manager keeps for some seconds after its last call; from the kernel."""
+        lines = self.world.node_exec(node, ["cat", "/proc/net/tcp"]).text.splitlines()[1:]
+        peer = f"{int.from_bytes(socket.inet_aton(EC2_ADDRESS), sys.byteorder):08X}"
+        return sum(far.startswith(peer) and state == TCP_ESTABLISHED for _, _, far, state, *_ in map(str.split, lines))
 
     def kill_daemons(self, node: str) -> int:
         """SIGKILL to every daemon of the node; how many there were."""

@@ -16,6 +16,8 @@ def test_pods_on_primary_and_secondary_enis_talk_and_leave_no_trace(make_stage: 
     stage = make_stage(Scenario.simple(2), {"IP_COOLDOWN_PERIOD": "1"})
     names = [node.name for node in stage.world.nodes()]
     before = {name: stage.host_state(name) for name in names}
+    for name in names:
+        wait_for(f"{name}: EC2 left alone", lambda name=name: not stage.ec2_connections(name), 60)
     open_before = {name: stage.descriptors(name) for name in names}
     assert all(len(daemons) == 3 for daemons in open_before.values())
     ledger = {eni.eni_id: eni.node for eni in stage.world.ledger()}
