@@ -42,6 +42,7 @@ from tests.sandbox.fake_agent import FakeAgent
 PER_ENI = 14
 # Questions to EC2 that nothing gives cause for are hours apart.
 NEXT_SWEEP = 5 * 3600.0
+ROLE = "kubernetes.io/role/cni"
 NO_MANAGE = {"node.k8s.amazonaws.com/no_manage": "true"}
 
 
@@ -411,3 +412,20 @@ def tag_spec(tags: dict[str, str]) -> list[dict[str, Any]]:
     """Tags as CreateNetworkInterface takes them."""
     pairs = [{"Key": key, "Value": value} for key, value in tags.items()]
     return [{"ResourceType": "network-interface", "Tags": pairs}] if pairs else []
+
+
+def on_eni(b: Bench, eni_id: str) -> set[str]:
+    """Addresses of an ENI that pods use."""
+    return {base for base in b.agent.used() if b.agent.addresses[base].eni_id == eni_id}
+
+
+def states(b: Bench, eni_id: str) -> set[str]:
+    """States of an ENI's blocks, and its own."""
+    with b.agent.lock:
+        blocks = {address.state for address in b.agent.addresses.values() if address.eni_id == eni_id}
+        return blocks | {b.agent.enis[eni_id].state}
+
+
+def known(b: Bench) -> None:
+    """Wait for the end of the start."""
+    until("known", lambda: b.manager is not None and b.manager._audit.settled and b.agent.ready)
