@@ -9,8 +9,8 @@ PY := $(VENV)/bin/python
 help: ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-setup: ## virtual environment, Debian packages where missing, compiled parts
-	@./setup.sh
+setup: ## what the demo needs: virtual environment, compiled parts, Debian packages where missing
+	@./setup.sh demo
 
 build: ## compiled parts and native programs, in place
 	@$(PY) setup.py --quiet build_ext --inplace
@@ -22,13 +22,16 @@ test: ## all tests
 	@./setup.sh test
 	@$(PY) -m pytest
 
-check: setup ## style, types, import contracts
+check: ## style, types, import contracts
+	@./setup.sh check
 	@./check.sh
 
-bench: setup ## the benchmark suite: table, JSON, plot
+bench: ## the benchmark suite: table, JSON, plot
+	@./setup.sh bench
 	@$(PY) -m bench
 
 format: ## rewrite Python and C in the project's style
+	@./setup.sh check
 	@$(VENV)/bin/ruff format . && $(VENV)/bin/ruff check --fix . && $(VENV)/bin/clang-format -i $$(git ls-files '*.c' '*.h')
 
 clean: ## remove what was built

@@ -42,6 +42,9 @@ def supervisor_path() -> Path:
 def agent() -> None:
     """Start the node daemon: supervisor, agent and manager, configured by environment variables alone.
 
+    They are those of the Amazon VPC CNI plugin. ENABLE_IPv4=true is the only one that must be set (its chart sets it,
+    and so does `enid sandbox` on its nodes); MY_NODE_NAME names the Kubernetes node.
+
     Ends with 78 if a variable is bad or not served by this release; each one is named.
     """
     try:

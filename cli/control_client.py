@@ -21,6 +21,12 @@ DEFAULT_TIMEOUT_S = 5.0
 T = TypeVar("T", bound=control.Message)
 
 
+class NobodyAnswers(AgentGone):
+    """No agent listens here; whoever asks may be on no node at all."""
+
+    remedy = "on a node, start it with `enid agent`; on a machine that is none, `enid lab` makes some to look at"
+
+
 class ControlDenied(AgentGone):
     """The control socket is there, but this user may not open it."""
 
@@ -119,7 +125,7 @@ class ControlClient:
             raise ControlDenied(f"no permission to open {self._path}", cause=str(error)) from error
         except OSError as error:
             # A path beyond sun_path's 107 bytes has no errno, only a message.
-            raise AgentGone(f"no agent answers at {self._path}", cause=error.strerror or str(error)) from error
+            raise NobodyAnswers(f"no agent answers at {self._path}", cause=error.strerror or str(error)) from error
 
     def _expect(self, body: control.Request, wanted: type[T]) -> T:
         reply = self.ask(body)

@@ -14,10 +14,10 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
-from agent.control import Outlook, Pod, Snapshot
+from agent.control import Outlook, Pod, Pool, Snapshot
 from cli import output as out
 from cli.options import connect, default_run_dir, node_options
-from cli.status import pool_line
+from cli.status import limit_line, pool_line
 from core.errors import EnidError
 
 # Names of RFC 1123, as Kubernetes allows them: a namespace is one label, a pod may have several.
@@ -79,7 +79,7 @@ def show(records: Sequence[Pod], snapshot: Snapshot, now_unix: float) -> None:
         show_record(pod, now_unix)
         if pod.state in ("parked", "failed"):
             click.echo(f"  {pool_line(snapshot.pool)}")
-            show_outlook(snapshot.outlook)
+            show_outlook(snapshot.outlook, snapshot.pool)
 
 
 def show_record(pod: Pod, now_unix: float) -> None:
@@ -120,14 +120,14 @@ def show_phases(phases: dict[str, int]) -> None:
         before = at
 
 
-def show_outlook(outlook: Outlook | None) -> None:
+def show_outlook(outlook: Outlook | None, pool: Pool) -> None:
     """Whether more addresses can come."""
     if outlook is None:
         click.echo("  outlook: the manager has not said whether more addresses can come")
     elif outlook.can_grow:
         click.echo("  outlook: more addresses are on their way or can be had")
     else:
-        click.echo(f"  outlook: no more addresses can come: {outlook.text} [{outlook.code}]")
+        click.echo(f"  outlook: {limit_line(outlook, pool)}")
 
 
 def meaning(pod: Pod) -> str:

@@ -18,6 +18,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "completion": ("cli.completion:completion", "Print the completion script of a shell."),
     "demo": ("cli.demo:demo", "Three nodes and sixty pods in a VPC on this machine."),
     "explain": ("cli.explain:explain", "Why a pod has, or lacks, an address."),
+    "lab": ("cli.lab:lab", "Nodes in a VPC on this machine, with enid on each, to look inside."),
     "pods": ("cli.pods:pods", "The pods of this node and their addresses."),
     "sandbox": ("sandbox.cli:sandbox", "The VPC in a box."),
     "status": ("cli.status:status", "The address pool of this node, per ENI."),
@@ -54,10 +55,21 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
 
 
+def _print_release(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from cli.version import release
+
+        click.echo(f"enid {release()}")
+        ctx.exit()
+
+
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit status: 1 failed, 2 bad usage, 3 no agent answers, 4 not found, 78 bad settings.",
+)
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_release, help="Print the release."
 )
 def enid() -> None:
     """Amazon VPC pod networking for Kubernetes: the ENI daemon and its commands."""

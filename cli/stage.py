@@ -71,7 +71,7 @@ class Stage:
     def start_daemon(self, node: str) -> None:
         """`enid agent` on the node, as the container would start it."""
         command = [sys.executable, "-I", "-m", "cli.main", "agent"]
-        self.world.node_spawn(node, DAEMON, command, env={"ENABLE_IPv4": "true", **self.extra_env})
+        self.world.node_spawn(node, DAEMON, command, env=dict(self.extra_env))
 
     def conflist_there(self, node: str) -> bool:
         """The conflist tells the runtime that addresses can be given."""
@@ -133,6 +133,11 @@ class Stage:
                 self.world.kill(process.pid, signal.SIGKILL)
         wait_for(f"{node}: daemons gone", lambda: not self.daemons(node), 10)
         return len(found)
+
+    def free_addresses(self, node: str) -> int:
+        """What the node's pool can hand out at once, as its agent says."""
+        with ControlClient(self.world.node_folder(node) / "run" / "control.sock") as client:
+            return client.snapshot().pool.free
 
     def status(self, node: str) -> dict[str, object]:
         """What `enid status --output json` says on the node."""
@@ -215,7 +220,10 @@ class Stage:
         return sum(drop.packets for drop in self.world.counters() if drop.reason == "spoof")
 
     def host_state(self, node: str) -> dict[str, list[str]]:
-        """Links, IPv4 addresses, routes and rules, and nft ruleset of the node: lines without counters and ages."""
+        """Links, IPv4 addresses, routes and rules, nft ruleset and mounts of the node: lines without counters and ages.
+
+        Mounts are all of the world's, with the namespaces that are kept alive by one.
+        """
         commands = {
             "links": ["ip", "-o", "link"],
             "addresses": ["ip", "-o", "-4", "address"],
@@ -223,6 +231,7 @@ class Stage:
             "rules": ["ip", "-4", "-d", "rule"],
             "neighbours": ["ip", "neigh", "show", "nud", "permanent"],
             "nft": ["nft", "-s", "list", "ruleset"],
+            "mounts": ["cat", "/proc/self/mounts"],
         }
         state = {}
         for what, command in commands.items():

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import click
 
-from agent.control import Block, Eni, Pool, Snapshot
+from agent.control import Block, Eni, Outlook, Pool, Snapshot
 from cli import output as out
 from cli.options import connect, node_options
+from core.errors import NodeFull
 
 
 @dataclass
@@ -80,9 +81,7 @@ def show(snapshot: Snapshot, now_unix: float) -> None:
     click.echo(f"agent up {out.since(snapshot.started_unix, now_unix)}, {ready}")
     click.echo(pool_line(pool))
     if snapshot.outlook is not None and not snapshot.outlook.can_grow:
-        retry = snapshot.outlook.retry_after_s
-        again = f" (next try in {retry:g} s)" if retry is not None else ""
-        click.echo(f"no more addresses can come: {snapshot.outlook.text} [{snapshot.outlook.code}]{again}")
+        click.echo(limit_line(snapshot.outlook, pool))
     show_enis(snapshot)
     show_special_blocks(snapshot.blocks)
     if snapshot.report:
@@ -104,6 +103,17 @@ def pool_line(pool: Pool) -> str:
     if not pool.free and pool.next_free_in_s is not None:
         text += f"; the next cool-down ends in {pool.next_free_in_s:.1f} s"
     return text
+
+
+def limit_line(outlook: Outlook, pool: Pool) -> str:
+    """Why no more addresses can come, and whether that matters: a node at its limit may have plenty that are free."""
+    again = f" (next try in {outlook.retry_after_s:g} s)" if outlook.retry_after_s is not None else ""
+    why = f"{outlook.text} [{outlook.code}]{again}"
+    if not pool.free:
+        return f"no more addresses can come: {why}"
+    held = f"{count(pool.total)} addresses held, {count(pool.free)} free"
+    full = outlook.code == NodeFull.code
+    return f"at its limit: {held}; {why}" if full else f"cannot grow for now: {held}; {why}"
 
 
 def show_enis(snapshot: Snapshot) -> None:

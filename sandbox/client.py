@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from sandbox import lifetime, shapes
+from sandbox import lifetime, replies, shapes, wire
+from sandbox.attach import Execution
 from sandbox.failures import SandboxFailure
 from sandbox.scenario import Scenario
 
@@ -27,8 +28,10 @@ T = TypeVar("T")
 class Sandbox:
     """A world that runs in `folder`. Make one with `up` or `connect`; as a context manager it goes down at the end."""
 
-    def __init__(self, folder: Path | str) -> None:
+    def __init__(self, folder: Path | str, *, patience: float | None = None) -> None:
+        """`patience`: seconds that any answer may take; None: what the request itself may take, and half a minute."""
         self.folder = Path(folder).absolute()
+        self._patience = patience
 
     @classmethod
     def up(
@@ -51,10 +54,13 @@ class Sandbox:
         return cls(folder)
 
     @classmethod
-    def connect(cls, folder: Path | str) -> Sandbox:
-        """A world that is up already. Raises SandboxFailure `not-running`, or `stale` if it was killed."""
+    def connect(cls, folder: Path | str, *, patience: float | None = None) -> Sandbox:
+        """A world that is up already; `patience` as in the class.
+
+        Raises SandboxFailure `not-running`, or `stale` if it was killed.
+        """
         lifetime.require_running(Path(folder).absolute())
-        return cls(folder)
+        return cls(folder, patience=patience)
 
     def down(self, *, timeout: float = 30.0) -> None:
         """End the world and all in it; returns when nothing of it is left. Does nothing if it is not up."""
@@ -125,6 +131,31 @@ class Sandbox:
             stdin=stdin,
             timeout=timeout,
         )
+
+    def exec(
+        self,
+        where: str,
+        argv: Sequence[str],
+        *,
+        files: tuple[int, int, int] = (0, 1, 2),
+        env: Mapping[str, str] | None = None,
+        terminal: bool = False,
+        timeout: float | None = None,
+    ) -> Execution:
+        """Start a command with these descriptors as its standard input, output and error. It dies with its Execution.
+
+        `where`: a node, NODE/NAMESPACE/POD, `internet` or `router`. `terminal`: standard input is a terminal that
+        becomes the command's controlling one. `timeout` in seconds (none by default), then it is killed.
+        The Execution raises SandboxFailure: unknown, bad-request (cannot be executed), timeout, not-running.
+        """
+        ask = {"do": "exec", "where": where, "argv": list(argv), "env": dict(env or {}), "terminal": terminal}
+        link = lifetime.dial(self.folder, "control.sock")
+        try:
+            wire.send(link, msgspec.json.encode({**ask, "timeout": timeout}) + b"\n", files)
+        except OSError as error:
+            link.close()
+            raise SandboxFailure("not-running", f"exec: the sandbox in {self.folder} went away: {error}") from error
+        return Execution(link)
 
     def node_spawn(
         self, node: str, name: str, argv: Sequence[str], *, env: Mapping[str, str] | None = None
@@ -271,35 +302,19 @@ class Sandbox:
         self._raw(do, 60.0, fields)
 
     def _raw(self, do: str, patience: float, fields: Mapping[str, object]) -> msgspec.Raw:
+        patience = patience + 30.0 if self._patience is None else self._patience
         with lifetime.dial(self.folder, "control.sock") as link:
-            link.settimeout(patience + 30.0)
+            link.settimeout(patience)
             try:
                 link.sendall(msgspec.json.encode({"do": do, **fields}) + b"\n")
                 line = _read_line(link)
             except TimeoutError:
-                raise SandboxFailure("timeout", f"{do}: no answer from the sandbox in {patience + 30:.0f} s") from None
+                raise SandboxFailure("timeout", f"{do}: no answer from the sandbox in {patience:g} s") from None
             except OSError as error:
                 raise SandboxFailure("not-running", f"{do}: the sandbox in {self.folder} went away: {error}") from error
         if not line:
             raise SandboxFailure("not-running", f"{do}: the sandbox in {self.folder} went away before it answered")
-        reply = msgspec.json.decode(line, type=Reply)
-        if reply.error is not None:
-            raise SandboxFailure(reply.error.code, reply.error.text)
-        return reply.ok
-
-
-class ReplyError(msgspec.Struct):
-    """A failure on the wire."""
-
-    code: str
-    text: str
-
-
-class Reply(msgspec.Struct):
-    """One line of the daemon: `ok` with the answer, or `error`."""
-
-    ok: msgspec.Raw = msgspec.Raw(b"null")
-    error: ReplyError | None = None
+        return replies.raw(line)
 
 
 def _read_line(link: socket.socket) -> bytes:

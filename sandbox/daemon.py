@@ -1,6 +1,6 @@
 """The daemon's processes: an outer one that keeps watch, an init, and the world.
 
-    outer   holds the lock; ends with its starter if attached; outside the namespaces
+    outer   ends with its starter if attached; outside the namespaces
     init    pid 1 of a pid, mount, network (and, without privilege, user) namespace; reaps what is orphaned
     world   everything else, many threads
 
@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NoReturn
 
-from sandbox import netns
+from sandbox import netns, place
 from sandbox.failures import SandboxFailure
 
 PR_SET_PDEATHSIG: Final = 1
@@ -32,9 +32,15 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main(argv: list[str]) -> NoReturn:
-    """`sandbox.daemon FOLDER DESCRIPTOR attached|detached`; standard input is the lifeline of an attached one."""
-    folder, tell, attached = Path(argv[1]), int(argv[2]), argv[3] == "attached"
+    """`sandbox.daemon FOLDER TELL LOCK attached|detached`; standard input is the lifeline of an attached one.
+
+    TELL and LOCK are descriptors: a pipe to the starter, and the folder's lock, which the starter has taken.
+    """
+    folder, tell, lock, attached = Path(argv[1]), int(argv[2]), int(argv[3]), argv[4] == "attached"
     os.set_inheritable(tell, False)
+    # Kept open, and so locked, by this process and those that it forks; never by a program that they start.
+    os.set_inheritable(lock, False)
+    _fresh_signals()
     lifeline = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 3)
     null = os.open("/dev/null", os.O_RDWR)
     os.dup2(null, 0)
@@ -50,6 +56,13 @@ def main(argv: list[str]) -> NoReturn:
     os._exit(1)
 
 
+def _fresh_signals() -> None:
+    """What the starter ignored or held back (a job in the background, nohup) is not what commands in here expect."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM, signal.SIGTSTP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def say(tell: int, **message: object) -> None:
     """One line to whoever waits for the world to be up; fine if nobody does any more."""
     try:
@@ -59,12 +72,7 @@ def say(tell: int, **message: object) -> None:
 
 
 def _outer(folder: Path, tell: int, lifeline: int) -> NoReturn:
-    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise SandboxFailure("already-running", f"a sandbox runs in {folder} already") from None
-    (folder / "pid").write_text(str(os.getpid()))
+    (folder / place.PID).write_text(str(os.getpid()))
     user = _unshare()
     alive, dead = os.pipe()
     child = os.fork()
@@ -106,8 +114,7 @@ def _unshare() -> bool:
     except OSError as error:
         raise SandboxFailure(
             "privilege",
-            f"neither root nor a user namespace can be had here (uid {uid}): {error}. "
-            "Run as root, or allow unprivileged user namespaces (sysctl user.max_user_namespaces, AppArmor, seccomp)",
+            f"neither root nor a user namespace can be had here (uid {uid}): {error}",
         ) from error
     return True
 

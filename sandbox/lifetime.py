@@ -1,34 +1,31 @@
-"""Start, find and end a world from outside: the folder, its lock, and the daemon's outermost process.
+"""Start, find and end a world from outside: the daemon's outermost process, and the sockets in its folder.
 
-The lock on `FOLDER/lock` is held by the daemon's processes and by nobody else, so "locked" means running and
-"not locked" means that nothing of it is left, however it ended. What an ended world left is only in the
-folder; the next start clears it.
+Whether a world lives is asked of its lock (place.py), never of a pid. A start that fails takes back what it has put
+into the folder, but for a log that says why.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import select
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from sandbox import place
 from sandbox.failures import SandboxFailure
+from sandbox.place import running
 from sandbox.scenario import Scenario
 
-MARK: Final = "scenario.json"
-LOG: Final = "daemon.log"
-OURS: Final = ("control.sock", "ec2.sock", "kube.sock", "pid", LOG, MARK, "nodes", "lock")
 PRIVATE: Final = (Path("/run"), Path("/var/run"), Path("/proc"), Path("/sys"), Path("/dev"))
 UNIX_PATH_MAX: Final = 107
 _held: dict[Path, int] = {}
@@ -41,33 +38,32 @@ def start(
     """See client.Sandbox.up."""
     scenario.check()
     check_folder(folder, scenario)
+    lock = place.claim(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SandboxFailure("bad-request", f"sandbox folder {folder} cannot be made: {error.strerror}") from error
-    if running(folder):
-        raise SandboxFailure("already-running", f"a sandbox runs in {folder} already; end it with down first")
-    _let_go(folder)
-    clear(folder)
-    (folder / MARK).write_bytes(msgspec.json.format(msgspec.json.encode(scenario)))
+        _let_go(folder)
+        place.clear(folder)
+        (folder / place.SCENARIO).write_bytes(msgspec.json.format(msgspec.json.encode(scenario)))
+        _launch(folder, lock, attached, timeout, progress)
+    except BaseException:
+        os.close(lock)
+        _take_back(folder)
+        raise
+    os.close(lock)
+
+
+def _launch(folder: Path, lock: int, attached: bool, timeout: float, progress: Callable[[str], None] | None) -> None:
+    """The daemon, with the folder's lock handed on, up to where it says that it is ready."""
     told, tell = os.pipe()
     lifeline, hold = os.pipe()
+    how = "attached" if attached else "detached"
     try:
-        with open(folder / LOG, "wb") as log:
+        with open(folder / place.LOG, "wb") as log:
             outer = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-I",
-                    "-m",
-                    "sandbox.daemon",
-                    str(folder),
-                    str(tell),
-                    "attached" if attached else "detached",
-                ],
+                [sys.executable, "-I", "-m", "sandbox.daemon", str(folder), str(tell), str(lock), how],
                 stdin=lifeline,
                 stdout=log,
                 stderr=log,
-                pass_fds=(tell,),
+                pass_fds=(tell, lock),
                 start_new_session=True,
                 cwd="/",
             )
@@ -84,7 +80,6 @@ def start(
         os.close(hold)
         outer.kill()
         outer.wait()
-        _await_free(folder, 10.0)
         raise
     finally:
         os.close(told)
@@ -96,6 +91,22 @@ def start(
     _children[folder] = outer
 
 
+def _take_back(folder: Path) -> None:
+    """After a failed start, whose own hold of the lock is gone: empty the folder, unless its log has a word to say."""
+    if not _await_free(folder, 10.0):
+        return
+    if _log_lines(folder):
+        place.tidy(folder)
+        return
+    with suppress(SandboxFailure):  # the next start is there already, or something will not go: the failure tells more
+        place.purge(folder)
+
+
+def mine(folder: Path) -> bool:
+    """Whether this process started the world of `folder` and has not seen it end."""
+    return folder in _children
+
+
 def stop(folder: Path, timeout: float) -> None:
     """End the world in `folder`: asked first, killed after `timeout` seconds. Returns when its lock is free."""
     if running(folder):
@@ -105,8 +116,7 @@ def stop(folder: Path, timeout: float) -> None:
             if not _await_free(folder, 10.0):
                 raise SandboxFailure("timeout", f"the sandbox in {folder} does not end, not even by SIGKILL")
     _let_go(folder)
-    for name in ("control.sock", "ec2.sock", "kube.sock", "pid"):
-        (folder / name).unlink(missing_ok=True)
+    place.tidy(folder)
 
 
 def _let_go(folder: Path) -> None:
@@ -117,31 +127,13 @@ def _let_go(folder: Path) -> None:
         child.wait()
 
 
-def running(folder: Path) -> bool:
-    """Whether a world lives in `folder`, by its lock."""
-    try:
-        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    else:
-        return False
-    finally:
-        os.close(descriptor)
-
-
 def require_running(folder: Path) -> None:
     """Raises SandboxFailure not-running or stale."""
     if running(folder):
         return
-    if (folder / "pid").exists():
-        raise SandboxFailure(
-            "stale", f"the sandbox in {folder} was killed; only its files are left (up or down clears them)"
-        )
-    raise SandboxFailure("not-running", f"no sandbox runs in {folder}; start one with up")
+    if (folder / place.PID).exists():
+        raise SandboxFailure("stale", f"the sandbox in {folder} was killed; only its files are left")
+    raise SandboxFailure("not-running", f"no sandbox runs in {folder}")
 
 
 def dial(folder: Path, name: str) -> socket.socket:
@@ -160,7 +152,7 @@ def dial(folder: Path, name: str) -> socket.socket:
 
 
 def check_folder(folder: Path, scenario: Scenario) -> None:
-    """Raises SandboxFailure bad-request if a world cannot live there."""
+    """Raises SandboxFailure bad-request if a world cannot live there, whatever the folder holds."""
     real = folder.resolve()
     for private in PRIVATE:
         if real == private or private in real.parents:
@@ -175,24 +167,6 @@ def check_folder(folder: Path, scenario: Scenario) -> None:
             f"sandbox folder {folder} is {deepest - UNIX_PATH_MAX} bytes too long: "
             f"a node's sockets below it may have paths of at most {UNIX_PATH_MAX} bytes",
         )
-    if folder.exists():
-        if not folder.is_dir():
-            raise SandboxFailure("bad-request", f"sandbox folder {folder} is not a folder")
-        foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in OURS)
-        if foreign:
-            raise SandboxFailure(
-                "bad-request", f"sandbox folder {folder} holds something else ({foreign[0]}); give an empty or new one"
-            )
-
-
-def clear(folder: Path) -> None:
-    """Remove what an ended world left; nothing but its own names."""
-    for name in OURS:
-        entry = folder / name
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink(missing_ok=True)
 
 
 def _await_ready(
@@ -202,7 +176,7 @@ def _await_ready(
     while True:
         ready, _, _ = select.select([told], [], [], max(0.0, deadline - time.monotonic()))
         if not ready:
-            raise SandboxFailure("timeout", f"the sandbox was not up within {timeout:g} s; see {folder / LOG}")
+            raise SandboxFailure("timeout", f"the sandbox was not up within {timeout:g} s: {_last_words(folder)}")
         data = os.read(told, 65536)
         if not data:
             raise SandboxFailure("internal", f"the sandbox ended while it started: {_last_words(folder)}")
@@ -217,12 +191,16 @@ def _await_ready(
                 progress(message["step"])
 
 
-def _last_words(folder: Path) -> str:
+def _log_lines(folder: Path) -> list[str]:
     try:
-        lines = (folder / LOG).read_text(errors="replace").strip().splitlines()
+        return (folder / place.LOG).read_text(errors="replace").strip().splitlines()
     except OSError:
-        lines = []
-    return (lines[-1] if lines else "it left no word") + f" (log: {folder / LOG})"
+        return []
+
+
+def _last_words(folder: Path) -> str:
+    lines = _log_lines(folder)
+    return f"{lines[-1]} (log: {folder / place.LOG})" if lines else "it left no word"
 
 
 def _ask_down(folder: Path, timeout: float) -> bool:
@@ -237,7 +215,7 @@ def _ask_down(folder: Path, timeout: float) -> bool:
 
 def _kill(folder: Path) -> None:
     try:
-        pid = int((folder / "pid").read_text())
+        pid = int((folder / place.PID).read_text())
         descriptor = os.pidfd_open(pid)
     except (OSError, ValueError):
         return

@@ -7,7 +7,9 @@ that a stop reaches what it has started; what escapes even that dies with the pi
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +31,43 @@ def base_env(home: Path | str) -> dict[str, str]:
     return {"PATH": f"{os.path.dirname(sys.executable)}:{BASE_PATH}", "HOME": str(home), "LANG": "C.UTF-8"}
 
 
+def start(
+    where: str,
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    files: tuple[int, int, int],
+    *,
+    cwd: str = "/",
+    terminal: bool = False,
+) -> subprocess.Popen[bytes]:
+    """A command in the namespace at path `where`, with these standard input, output and error, in its own session.
+
+    `terminal`: standard input is one, and becomes the session's controlling terminal. Raises SandboxFailure
+    bad-request if it cannot be started, missing.
+    """
+    words = list(argv)
+    try:
+        if terminal:
+            # Popen makes no controlling terminal, and running Python between fork and exec is not for many threads.
+            if shutil.which(words[0], path=env["PATH"]) is None:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), words[0])
+            words = [_setsid(), "--ctty", *words]
+        with netns.entered(where):
+            return subprocess.Popen(
+                words,
+                env=dict(env),
+                cwd=cwd,
+                stdin=files[0],
+                stdout=files[1],
+                stderr=files[2],
+                start_new_session=not terminal,
+            )
+    except (OSError, ValueError, IndexError) as error:
+        raise SandboxFailure(
+            "bad-request", f"{' '.join(argv) or 'empty command'}: cannot be started: {error}"
+        ) from error
+
+
 def run(
     where: str,
     argv: Sequence[str],
@@ -38,27 +77,14 @@ def run(
     cwd: str = "/",
 ) -> Completed:
     """A command in the namespace at path `where`, to its end. Raises SandboxFailure bad-request, timeout."""
-    try:
-        with netns.entered(where):
-            child = subprocess.Popen(
-                argv,
-                env=dict(env),
-                cwd=cwd,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                start_new_session=True,
-            )
-    except (OSError, ValueError, IndexError) as error:
-        raise SandboxFailure(
-            "bad-request", f"{' '.join(argv) or 'empty command'}: cannot be started: {error}"
-        ) from error
-    with child:
+    with start(where, argv, env, (subprocess.PIPE, subprocess.PIPE, subprocess.PIPE), cwd=cwd) as child:
         try:
             out, err = child.communicate(stdin, timeout)
-        except subprocess.TimeoutExpired:
-            _kill_group(child.pid, signal.SIGKILL)
-            raise SandboxFailure("timeout", f"{' '.join(argv)}: killed after {timeout:g} s") from None
+        except subprocess.TimeoutExpired as late:
+            signal_group(child.pid, signal.SIGKILL)
+            said = ((late.output or b"") + (late.stderr or b"")).decode(errors="replace").strip()
+            words = f"; its last words: {said[-500:]}" if said else ""
+            raise SandboxFailure("timeout", f"{' '.join(argv)}: killed after {timeout:g} s{words}") from None
     return Completed(child.returncode, out, err)
 
 
@@ -83,20 +109,10 @@ class Processes:
             if old is not None and old.poll() is None:
                 raise SandboxFailure("exists", f"process {name} runs in {node} already (pid {old.pid})")
             try:
-                with open(log / f"{name}.out", "ab") as output, netns.entered(where):
-                    child = subprocess.Popen(
-                        argv,
-                        env=dict(env),
-                        cwd="/",
-                        stdin=subprocess.DEVNULL,
-                        stdout=output,
-                        stderr=output,
-                        start_new_session=True,
-                    )
-            except (OSError, ValueError, IndexError) as error:
-                raise SandboxFailure(
-                    "bad-request", f"{' '.join(argv) or 'empty command'}: cannot be started: {error}"
-                ) from error
+                with open(log / f"{name}.out", "ab") as output:
+                    child = start(where, argv, env, (subprocess.DEVNULL, output.fileno(), output.fileno()))
+            except OSError as error:
+                raise SandboxFailure("bad-request", f"log of process {name}: {error}") from error
             self._spawned[(node, name)] = child
             self._argv[(node, name)] = list(argv)
         return Process(node=node, name=name, pid=child.pid, ppid=os.getpid(), comm=_comm(child.pid), argv=list(argv))
@@ -117,7 +133,7 @@ class Processes:
         try:
             return child.wait(timeout)
         except subprocess.TimeoutExpired:
-            _kill_group(child.pid, signal.SIGKILL)
+            signal_group(child.pid, signal.SIGKILL)
             return child.wait()
 
     def listing(self, namespaces: Mapping[str, str]) -> list[Process]:
@@ -150,7 +166,7 @@ class Processes:
             children = [self._spawned.pop(key) for key in gone]
         for child in children:
             if child.poll() is None:
-                _kill_group(child.pid, signal.SIGKILL)
+                signal_group(child.pid, signal.SIGKILL)
                 child.wait()
 
 
@@ -161,6 +177,18 @@ def _comm(pid: int) -> str:
         return ""
 
 
-def _kill_group(pid: int, number: int) -> None:
-    with suppress(ProcessLookupError):
+def signal_group(pid: int, number: int) -> None:
+    """To a process that leads its session and all that it has started in it; fine if it is gone."""
+    try:
         os.killpg(pid, number)
+    except ProcessLookupError:
+        # The moment before a command in a terminal leads its session.
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _setsid() -> str:
+    found = shutil.which("setsid", path=BASE_PATH)
+    if found is None:
+        raise SandboxFailure("missing", "the program setsid is missing (Debian package util-linux)")
+    return found

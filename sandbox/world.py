@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import socket
 import threading
@@ -31,7 +32,7 @@ from sandbox.processes import Processes, base_env, run
 from sandbox.records import Eni, Instance
 from sandbox.router import Router
 from sandbox.runtime import Runtime
-from sandbox.scenario import NodeSpec, Scenario
+from sandbox.scenario import RESERVED_NAMES, NodeSpec, Scenario
 from sandbox.switches import Switches
 from sandbox.truth import Truth
 from sandbox.views import Delayed
@@ -42,6 +43,8 @@ IMDS_ADDRESS: Final = "169.254.169.254"
 STANDARD_PLUGINS: Final = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))
 PROGRAMS: Final = {"ip": "iproute2", "nft": "nftables"}
 TICK_SECONDS: Final = 0.05
+# The zone ids that EC2 gives follow from the region's parts: area, direction (several words in some), number.
+REGION: Final = re.compile(r"[a-z]{2,}(-[a-z]+)+-[0-9]+")
 
 
 class WallClock:
@@ -93,6 +96,10 @@ class World:
 
     def build(self) -> None:
         """Everything up. Raises SandboxFailure."""
+        if not REGION.fullmatch(self.scenario.region):
+            raise SandboxFailure(
+                "bad-request", f"scenario: region {self.scenario.region!r} is not of the form us-west-2"
+            )
         for program, package in PROGRAMS.items():
             if shutil.which(program) is None:
                 raise SandboxFailure("missing", f"the program {program} is missing (Debian package {package})")
@@ -191,6 +198,10 @@ class World:
             "AWS_ACCESS_KEY_ID": "AKIASANDBOX000000000",
             "AWS_SECRET_ACCESS_KEY": "sandbox",
             "AWS_REGION": self.scenario.region,
+            # What boto3 and botocore read; every other SDK reads the one above.
+            "AWS_DEFAULT_REGION": self.scenario.region,
+            # As the chart of the Amazon VPC CNI sets it on every node.
+            "ENABLE_IPv4": "true",
             "CLUSTER_NAME": self.scenario.cluster_name,
             "MY_NODE_NAME": node,
             "KUBECONFIG": str(folder / "kubeconfig"),
@@ -199,6 +210,21 @@ class World:
             "ENID_CNI_CONF_DIR": str(folder / "cni" / "conf"),
             "ENID_LOG_DIR": str(folder / "log"),
         }
+
+    def standing(self, where: str) -> tuple[str, dict[str, str]]:
+        """Namespace path and environment of a command. `where`: a node, NODE/NAMESPACE/POD, `internet` or `router`.
+
+        Raises SandboxFailure unknown.
+        """
+        if where in RESERVED_NAMES:
+            return netns.path(where), base_env(self.folder)
+        node, *pod = where.split("/")
+        state = self.state(node)
+        if not pod:
+            return netns.path(node), {**base_env(state.folder), **self.env(node)}
+        if len(pod) != 2:
+            raise SandboxFailure("unknown", f"{where!r} is no node, NODE/NAMESPACE/POD, internet or router")
+        return state.runtime.find(pod[0], pod[1]).netns, base_env(self.folder)
 
     def _prepare(self, name: str, instance: Instance) -> NodeState:
         folder = self.folder / "nodes" / name

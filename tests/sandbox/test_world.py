@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sandbox import lifetime, scenario
+from sandbox import lifetime, place, scenario
 from sandbox.client import Sandbox, default_folder
 from sandbox.failures import SandboxFailure
 from sandbox.scenario import NodeSpec, Scenario, SubnetSpec
@@ -90,13 +90,13 @@ def test_up_status_down(folder: Path) -> None:
         assert [node.name for node in status.nodes] == ["node-1", "node-2"]
         assert [node.zone for node in status.nodes] == ["us-west-2a", "us-west-2b"]
         assert (status.enis, status.pods, status.drops, status.faults) == (2, 0, {}, {})
-        assert lifetime.running(folder)
+        assert place.running(folder)
         assert everything() == before
         pids = family(status.pid)
         assert len(pids) == 3
     assert everything() == before
     assert not alive(pids)
-    assert not lifetime.running(folder)
+    assert not place.running(folder)
     assert [step for step in steps if "node-2" in step]
     assert {entry.name for entry in folder.iterdir()} <= {"daemon.log", "lock", "nodes", "scenario.json"}
     assert (folder / "daemon.log").read_text() == ""
@@ -122,7 +122,7 @@ def test_sigkill_of_any_of_its_processes_leaves_nothing(folder: Path, who: str) 
     outer = world.status().pid
     pids = until(lambda: family(outer) if len(family(outer)) == 5 else [], "five processes")
     os.kill(pids[("outer", "init", "world").index(who)], signal.SIGKILL)
-    until(lambda: not lifetime.running(folder), "lock free")
+    until(lambda: not place.running(folder), "lock free")
     assert not alive(pids)
     assert everything() == before
     assert not mentioned(folder)
@@ -150,7 +150,7 @@ def test_attached_world_dies_with_its_starter(folder: Path) -> None:
             pids = family(Sandbox.connect(folder).status().pid)
         finally:
             starter.kill()
-    until(lambda: not lifetime.running(folder), "lock free")
+    until(lambda: not place.running(folder), "lock free")
     assert not alive(pids)
 
 
@@ -283,7 +283,7 @@ def test_scenario_that_ec2_refuses_is_told_and_leaves_nothing(folder: Path) -> N
     with pytest.raises(SandboxFailure, match=r"m99\.huge") as caught:
         Sandbox.up(folder, Scenario.simple(1, "m99.huge"))
     assert caught.value.code == "bad-request"
-    assert not lifetime.running(folder)
+    assert not place.running(folder)
 
 
 def test_folders_that_cannot_be_used_are_refused_by_name(tmp_path: Path) -> None:
