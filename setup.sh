@@ -142,6 +142,7 @@ names = {name_of(line) for line in wanted}
 print(len(set(wanted) - set(have)), *sorted({*wanted, *(line for line in have if name_of(line) not in names)}), sep="\n")
 PY
 )
+[ ${#packages[@]} -gt 0 ] || die "the lists of Python packages in pyproject.toml cannot be read; see the lines above"
 if [ "${packages[0]}" != 0 ]; then
     say "installing ${packages[0]} Python packages and what they need into $venv (a minute or so)"
     $venv/bin/python -m pip install --disable-pip-version-check --no-input --progress-bar off "${packages[@]:1}" 2>&1 |

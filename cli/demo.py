@@ -21,6 +21,7 @@ import click
 from cli import traces
 from cli.stage import Stage
 from cli.story import Narrator, NotAsClaimed, settled, tell
+from core.errors import EnidError
 from sandbox import lifetime, place
 from sandbox.client import Sandbox
 from sandbox.errors import Ec2Error
@@ -118,6 +119,10 @@ class _Run:
         except SandboxFailure as error:
             remedy = "wait until it ends, or use --folder" if error.code == "already-running" else error.remedy
             click.secho(f"\nThe demo cannot go on: {error}\n  remedy: {remedy}", fg="red", err=True)
+            self.keep = True
+            return 1
+        except EnidError as error:
+            click.secho(f"\nThe demo cannot go on: {error}\n  remedy: {error.remedy}", fg="red", err=True)
             self.keep = True
             return 1
         except (TimeoutError, RuntimeError) as error:

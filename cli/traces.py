@@ -85,7 +85,11 @@ def machine() -> dict[str, set[str]]:
 def of_machine(before: Mapping[str, set[str]]) -> list[str]:
     """What this machine has now and had not before."""
     now = machine()
-    return [f"{what} {name} has come meanwhile" for what in before for name in sorted(now[what] - before[what])]
+    return [
+        f"{what} {name} has come meanwhile, from us or from another program"
+        for what in before
+        for name in sorted(now[what] - before[what])
+    ]
 
 
 def world_namespaces(outer: int) -> set[str]:

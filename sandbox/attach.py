@@ -86,11 +86,11 @@ def run(start: Start, *, terminal: bool) -> int:
     """
     with ExitStack() as stack:
         here = [_own(number, stack) for number in range(3)]
+        if _in_background(here[0]):
+            # The shell reads the terminal, not we.
+            here[0] = _null(stack)
         if terminal and os.isatty(here[0]) and os.isatty(here[1]):
             return _in_terminal(start, here, stack)
-        if os.isatty(here[0]) and os.tcgetpgrp(here[0]) != os.getpgrp():
-            # In the background the shell reads the terminal, not we.
-            here[0] = _null(stack)
         execution = stack.enter_context(start((here[0], here[1], here[2]), False))
         _forward(execution, stack)
         return execution.wait()
@@ -116,31 +116,68 @@ def _in_terminal(start: Start, here: list[int], stack: ExitStack) -> int:
 
 def _copy(execution: Execution, keys: int, screen: int, leader: int) -> int:
     """Between the two terminals until the command has ended and all that it wrote has been shown."""
-    watch = select.poll()
-    for thing in (execution, keys, leader):
-        watch.register(thing, select.POLLIN)
+    # A command that prints and does not read takes no more keys: waiting for it here would keep its output waiting too.
+    os.set_blocking(leader, False)
+    typed = b""
+    reading = {keys, leader}
     while True:
-        ready = {descriptor for descriptor, _ in watch.poll()}
-        if leader in ready and not _pump(leader, screen):
-            watch.unregister(leader)
-        if keys in ready and not _pump(keys, leader):
-            watch.unregister(keys)
+        watch = select.poll()
+        watch.register(execution, select.POLLIN)
+        if leader in reading:
+            watch.register(leader, select.POLLIN | (select.POLLOUT if typed else 0))
+        if keys in reading and not typed:
+            watch.register(keys, select.POLLIN)
+        ready = dict(watch.poll())
+        if ready.get(leader, 0) & select.POLLOUT:
+            typed = typed[_write(leader, typed) :]
+        if ready.get(leader, 0) & ~select.POLLOUT and not _show(leader, screen):
+            reading.remove(leader)
+            typed = b""
+        if keys in ready:
+            typed = _read(keys)
+            if not typed:
+                reading.remove(keys)
         if execution.fileno() in ready and (status := execution.poll()) is not None:
-            while select.select([leader], [], [], 0)[0] and _pump(leader, screen):
+            while select.select([leader], [], [], 0)[0] and _show(leader, screen):
                 pass
             return status
 
 
-def _pump(source: int, sink: int) -> bool:
+def _show(leader: int, screen: int) -> bool:
     """One read, all of it written; False at the end of either."""
+    data = rest = _read(leader)
     try:
-        data = os.read(source, 1 << 16)
-        rest = memoryview(data)
         while rest:
-            rest = rest[os.write(sink, rest) :]
+            rest = rest[os.write(screen, rest) :]
     except OSError:
-        return False  # EIO: nobody holds the other end of that terminal
+        return False
     return bool(data)
+
+
+def _read(source: int) -> bytes:
+    """What is there; nothing at the end, or if nobody holds the other end of a terminal (EIO)."""
+    try:
+        return os.read(source, 1 << 16)
+    except OSError:
+        return b""
+
+
+def _write(leader: int, typed: bytes) -> int:
+    """How much of it was taken; all of it if nobody will ever read it."""
+    try:
+        return os.write(leader, typed)
+    except BlockingIOError:
+        return 0
+    except OSError:
+        return len(typed)
+
+
+def _in_background(number: int) -> bool:
+    """Whether this is our controlling terminal and another process group has it."""
+    try:
+        return os.tcgetpgrp(number) != os.getpgrp()
+    except OSError:
+        return False  # no terminal, or not ours: nobody takes it from us
 
 
 def _own(number: int, stack: ExitStack) -> int:

@@ -73,7 +73,16 @@ def _attend(child: subprocess.Popen[bytes], lines: Lines, timeout: float | None)
     watch.register(handle, select.POLLIN)
     watch.register(lines, select.POLLIN)
     try:
+        # What came together with the request is in no socket any more, so no poll would tell of it.
+        heard = _pass_on(child, lines)
         while True:
+            if not heard:
+                # Nobody is there to be told: what is left of the command's time is for cleaning up after itself.
+                heard = True
+                watch.unregister(lines)
+                signal_group(child.pid, signal.SIGHUP)
+                signal_group(child.pid, signal.SIGCONT)
+                end, limited = time.monotonic() + GRACE_SECONDS, False
             ready = dict(watch.poll(None if end is None else max(0.0, end - time.monotonic()) * 1000))
             if handle in ready:
                 return True
@@ -81,26 +90,27 @@ def _attend(child: subprocess.Popen[bytes], lines: Lines, timeout: float | None)
                 signal_group(child.pid, signal.SIGKILL)
                 child.wait()
                 return not limited
-            if not _pass_on(child, lines):
-                # Nobody is there to be told: what is left of the command's time is for cleaning up after itself.
-                watch.unregister(lines)
-                signal_group(child.pid, signal.SIGHUP)
-                signal_group(child.pid, signal.SIGCONT)
-                end, limited = time.monotonic() + GRACE_SECONDS, False
+            heard = _read(lines) and _pass_on(child, lines)
     finally:
         os.close(handle)
 
 
 def _pass_on(child: subprocess.Popen[bytes], lines: Lines) -> bool:
-    """Signals that have come in; False if the caller hung up, or talks nonsense."""
+    """Signals that are here; False if the caller talks nonsense."""
     try:
-        if not lines.read():
-            return False
         while (line := lines.whole()) is not None:
             number = msgspec.json.decode(line, type=Signal).sig
             if number not in signal.valid_signals():
                 return False
             signal_group(child.pid, number)
-    except (OSError, msgspec.MsgspecError):
+    except msgspec.MsgspecError:
         return False
     return True
+
+
+def _read(lines: Lines) -> bool:
+    """Take in what has come; False if the caller hung up."""
+    try:
+        return lines.read()
+    except OSError:
+        return False

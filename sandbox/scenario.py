@@ -15,6 +15,8 @@ import msgspec
 from sandbox.failures import SandboxFailure
 
 NODE_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
+# The zone ids that EC2 gives follow from the region's parts: area, direction (several words in some), number.
+REGION: Final = re.compile(r"[a-z]{2,}(-[a-z]+)+-[0-9]+")
 RESERVED_NAMES: Final = frozenset({"router", "internet"})
 WORLD_NETWORKS: Final = tuple(
     ipaddress.ip_network(n) for n in ("198.18.0.0/24", "203.0.113.0/24", "169.254.0.0/16", "127.0.0.0/8")
@@ -73,6 +75,8 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def check(self) -> None:
         """Raises SandboxFailure `bad-request` naming what is wrong."""
+        if not REGION.fullmatch(self.region):
+            raise SandboxFailure("bad-request", f"region {self.region!r} is not of the form us-west-2")
         vpc = _network("vpc_cidr", self.vpc_cidr)
         for taken in WORLD_NETWORKS:
             if vpc.overlaps(taken):

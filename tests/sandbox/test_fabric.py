@@ -191,15 +191,15 @@ def test_terminated_instance_takes_its_namespace_routes_and_processes_along(worl
 def test_metadata_hop_limit_decides_whether_a_pod_gets_a_token(
     world: Sandbox, nodes: list[Node], name: str, reachable: bool
 ) -> None:
-    ask = [
-        *("curl", "-s", "-f", "-m", "20" if reachable else "2", "-X", "PUT", "-H", "X-aws-ec2-metadata-token-ttl-seconds: 60"),
-        "http://169.254.169.254/latest/api/token",
-    ]
-    assert world.node_exec(name, [word if word != "2" else "20" for word in ask]).rc == 0
+    def ask(patience: str) -> list[str]:
+        lifetime = ("-H", "X-aws-ec2-metadata-token-ttl-seconds: 60")
+        return ["curl", "-sf", "-m", patience, "-X", "PUT", *lifetime, "http://169.254.169.254/latest/api/token"]
+
+    assert world.node_exec(name, ask("20")).rc == 0
     answer = world.pod_create(name, "hop", f"pod-{name}")
     assert answer.ok, answer
     try:
-        done = world.pod_exec(name, "hop", f"pod-{name}", ask)
+        done = world.pod_exec(name, "hop", f"pod-{name}", ask("20" if reachable else "2"))
         assert (done.rc == 0) == reachable
     finally:
         assert world.pod_delete(name, "hop", f"pod-{name}").ok

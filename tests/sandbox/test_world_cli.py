@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+from sandbox import failures, output, place
 from sandbox.cli import sandbox
 from sandbox.client import Sandbox
+from sandbox.failures import SandboxFailure
 from tests.sandbox.conftest import Node
 
 
-def call(folder: Path, *words: str, stdin: bytes = b"") -> Result:
-    return CliRunner().invoke(sandbox, ["--dir", str(folder), *words], input=stdin)
+def call(folder: Path, *words: str) -> Result:
+    return CliRunner().invoke(sandbox, ["--dir", str(folder), *words])
 
 
 @pytest.mark.root
@@ -39,31 +42,26 @@ def test_life_from_the_command_line(tmp_path: Path) -> None:
     assert call(folder, "down", "--purge").exit_code == 0
     assert list(folder.iterdir()) == []
     gone = call(folder, "status")
-    assert gone.exit_code == 1
-    assert "start one with up" in gone.stderr
-
-
-@pytest.mark.root
-def test_exec_passes_streams_and_status_on(world: Sandbox, nodes: list[Node]) -> None:
-    done = call(world.folder, "exec", "node-1", "--", "sh", "-c", "cat; echo bad >&2; exit 5", stdin=b"in")
-    assert (done.exit_code, done.stdout, done.stderr) == (5, "in", "bad\n")
-    assert call(world.folder, "exec", "node-1", "sh", "-c", "kill -15 $$").exit_code == 143
-    assert "203.0.113.10" in call(world.folder, "exec", "internet", "ip", "-br", "addr").stdout
-    assert "169.254.169.254" in call(world.folder, "exec", "router", "ip", "-br", "addr").stdout
-    unknown = call(world.folder, "exec", "node-99", "true")
-    assert unknown.exit_code == 1
-    assert "there is no node 'node-99'; there are: " in unknown.stderr
-    assert "Traceback" not in unknown.output
-    assert nodes
+    assert gone.exit_code == output.EXIT_NOT_RUNNING
+    assert "no sandbox runs in" in gone.stderr
+    assert "remedy: start one with `enid sandbox up`" in gone.stderr
+    as_json = call(folder, "status", "-o", "json")
+    assert (as_json.exit_code, as_json.stdout) == (output.EXIT_NOT_RUNNING, "")
+    assert json.loads(as_json.stderr)["error"]["code"] == "not-running"
 
 
 @pytest.mark.root
 def test_pods_processes_counters_and_logs(world: Sandbox, fresh: Node) -> None:
     assert world.pod_create(fresh.name, "cli", fresh.name).ok
     assert f"cli/{fresh.name}" in call(world.folder, "pods", fresh.name).stdout.replace("\n", "")
-    inside = call(world.folder, "exec", f"{fresh.name}/cli/{fresh.name}", "ip", "-br", "addr")
-    assert "eth0" in inside.stdout
-    assert call(world.folder, "probe").exit_code == 0
+    alone = call(world.folder, "probe")
+    assert alone.exit_code == output.EXIT_FAILED
+    assert "a probe needs two pods at least, there is 1" in alone.stderr
+    name = f"cli/{fresh.name}-2"
+    added = call(world.folder, "pod", "add", fresh.name, name)
+    assert f"{name} on {fresh.name} has 10." in added.stdout
+    assert call(world.folder, "probe").stdout.startswith("2 of 2 pairs talk, ")
+    assert f"{name} on {fresh.name} is gone" in call(world.folder, "pod", "del", fresh.name, name).stdout
     assert world.pod_delete(fresh.name, "cli", fresh.name).ok
     world.node_spawn(fresh.name, "talk", ["sh", "-c", "echo hello; exec sleep 1000"])
     listed = json.loads(call(world.folder, "ps", fresh.name, "--output", "json").stdout)
@@ -71,16 +69,14 @@ def test_pods_processes_counters_and_logs(world: Sandbox, fresh: Node) -> None:
     assert world.node_stop(fresh.name, "talk") < 0
     assert call(world.folder, "logs", fresh.name, "talk").stdout == "hello\n"
     missing = call(world.folder, "logs", fresh.name, "nothing")
-    assert missing.exit_code == 1
+    assert missing.exit_code == output.EXIT_NOT_FOUND
     assert "there are: talk.out" in missing.stderr
     world.node_exec(fresh.name, ["ping", "-b", "-c1", "-W1", "10.0.63.255"])
     rows = json.loads(call(world.folder, "counters", "--output", "json").stdout)
     assert [row["reason"] for row in rows if row["node"] == fresh.name] == ["broadcast"]
 
 
-@pytest.mark.parametrize(
-    "command", ["up", "status", "exec", "logs", "down", "pods", "ps", "ledger", "counters", "probe", "fault"]
-)
+@pytest.mark.parametrize("command", sorted(set(sandbox.commands) - {"pod"}))
 def test_every_command_explains_itself(tmp_path: Path, command: str) -> None:
     shown = call(tmp_path, command, "--help")
     assert shown.exit_code == 0
@@ -89,5 +85,44 @@ def test_every_command_explains_itself(tmp_path: Path, command: str) -> None:
 
 def test_bad_arguments_are_named(tmp_path: Path) -> None:
     wrong = call(tmp_path / "s", "up", "--make-type", "tiny")
-    assert wrong.exit_code == 1
-    assert "--make-type 'tiny' is not NAME:ENIS:ADDRESSES" in wrong.stderr
+    assert wrong.exit_code == output.EXIT_USAGE
+    assert "'tiny' is not NAME:ENIS:ADDRESSES" in wrong.stderr
+    for words in (("up", "--seed", "3", "--scenario"), ("up", "--nodes", "1", "--scenario")):
+        file = tmp_path / "scenario.json"
+        file.write_text('{"nodes": []}')
+        both = call(tmp_path / "s", *words, str(file))
+        assert both.exit_code == output.EXIT_USAGE
+        assert f"{words[1]}: not together with --scenario" in both.stderr
+    for name in ("web", "Shop/web", "a/b/c", "shop/"):
+        assert call(tmp_path / "s", "pod", "add", "node-1", name).exit_code == output.EXIT_USAGE
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "nodes").mkdir()
+    (tmp_path / "nodes" / "thesis.txt").write_text("precious")
+    (tmp_path / place.LOCK).write_text("of another program")
+    before = sorted(tmp_path.rglob("*"))
+    for words in (("up",), ("down", "--purge")):
+        refused = call(tmp_path, *words)
+        assert refused.exit_code == output.EXIT_USAGE
+        assert "holds something that is not a sandbox's: lock" in refused.stderr
+        assert "remedy: name an empty folder" in refused.stderr
+    call(tmp_path, "down")
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "nodes" / "thesis.txt").read_text() == "precious"
+    assert (tmp_path / place.LOCK).read_text() == "of another program"
+
+
+def test_every_failure_that_is_raised_has_a_remedy_of_its_own() -> None:
+    raised: set[str] = set()
+    for file in Path(failures.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "SandboxFailure":
+                code = node.args[0]
+                raised |= {code.value} if isinstance(code, ast.Constant) else set()
+    assert raised - set(failures.REMEDIES) == set()
+    assert {"not-running", "unknown", "privilege"} <= raised
+    assert len(set(failures.REMEDIES.values())) == len(failures.REMEDIES)
+    for code, remedy in failures.REMEDIES.items():
+        assert SandboxFailure(code, "text").remedy == remedy

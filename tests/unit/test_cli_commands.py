@@ -66,8 +66,32 @@ def test_status_of_a_node_that_cannot_grow(agent: FakeAgent, tmp_path: Path) -> 
     assert "not ready: waiting for IMDS" in result.output
     assert "4 pods wait" in result.output
     assert "12.5 s" in result.output
-    assert "t3.medium holds 3 ENIs [eni-limit] (next try in 30 s)" in result.output
+    assert "no more addresses can come: t3.medium holds 3 ENIs [eni-limit] (next try in 30 s)" in result.output
     assert "none known yet" in result.output
+
+
+@pytest.mark.parametrize(
+    ("code", "free", "line"),
+    [
+        ("node-full", 14, "at its limit: 18 addresses held, 14 free; all ENIs are full [node-full]"),
+        ("node-full", 0, "no more addresses can come: all ENIs are full [node-full]"),
+        ("subnet-full", 14, "cannot grow for now: 18 addresses held, 14 free; all ENIs are full [subnet-full]"),
+    ],
+)
+def test_status_of_a_node_at_its_limit_says_whether_it_matters(
+    agent: FakeAgent, tmp_path: Path, code: str, free: int, line: str
+) -> None:
+    agent.snapshot = a_snapshot(
+        pool=control.Pool(total=18, used=18 - free, cooling=0, free=free, parked=0, next_free_in_s=None),
+        outlook=control.Outlook(False, code, "all ENIs are full"),
+    )
+    assert line in run("status", "--run-dir", tmp_path).stdout.splitlines()
+
+
+def test_status_of_a_node_that_can_grow_has_no_line_of_a_limit(agent: FakeAgent, tmp_path: Path) -> None:
+    agent.snapshot = a_snapshot(outlook=control.Outlook(True, "", ""))
+    shown = run("status", "--run-dir", tmp_path).stdout
+    assert not any(words in shown for words in ("at its limit", "cannot grow", "no more addresses"))
 
 
 def test_status_as_json_has_every_field_and_the_sums(agent: FakeAgent, tmp_path: Path) -> None:
@@ -135,7 +159,8 @@ def test_explain_of_a_failure_names_the_limit(agent: FakeAgent, tmp_path: Path) 
     result = run("explain", "default/web", "--run-dir", tmp_path)
     assert "no free address [node-full]" in result.output
     assert "place fewer pods" in result.output
-    assert "no more addresses can come: t3.medium holds 3 ENIs [eni-limit]" in result.output
+    held = "18 addresses held, 14 free"
+    assert f"outlook: cannot grow for now: {held}; t3.medium holds 3 ENIs [eni-limit]" in result.output
     assert result.output.index("got no address") < result.output.index("is gone (deleted")
     body = json.loads(run("explain", "default/web", "--run-dir", tmp_path, "-o", "json").stdout)
     assert [pod["state"] for pod in body["pods"]] == ["failed", "deleted"]
@@ -169,9 +194,12 @@ def test_without_an_agent_the_remedy_is_told(tmp_path: Path, command: list[str])
     assert result.exit_code == output.EXIT_AGENT_GONE
     assert str(tmp_path / "control.sock") in result.stderr
     assert "enid agent" in result.stderr
+    assert "enid lab" in result.stderr
     result = run(*command, "-o", "json", "--run-dir", tmp_path)
     assert result.exit_code == output.EXIT_AGENT_GONE
-    assert json.loads(result.stderr)["error"]["code"] == "agent-gone"
+    error = json.loads(result.stderr)["error"]
+    assert error["code"] == "agent-gone"
+    assert "enid lab" in error["remedy"]
 
 
 def test_run_dir_wins_over_the_environment(agent: FakeAgent, tmp_path: Path) -> None:
@@ -205,7 +233,7 @@ def test_help_lists_every_command_and_imports_none() -> None:
 def test_every_command_that_is_here_has_help() -> None:
     for name, (place, _) in main.COMMANDS.items():
         result = run(name, "--help")
-        if place.startswith("cli.") and name != "demo":
+        if place.startswith(("cli.", "sandbox.")):
             assert result.exit_code == 0, (name, result.output)
 
 
@@ -240,6 +268,12 @@ def test_completion_of_commands_and_pods(agent: FakeAgent, tmp_path: Path) -> No
     assert "plain,status" in complete("enid", "st")
     found = complete("enid", "explain", "default/w").splitlines()
     assert found == ["plain,default/web", "plain,default/worker"]
+
+
+def test_the_release_is_one_word_of_the_command_itself() -> None:
+    shown = run("--version")
+    assert shown.exit_code == 0
+    assert shown.output == f"enid {json.loads(run('version', '-o', 'json').stdout)['enid']}\n"
 
 
 def test_version_names_release_and_protocol() -> None:
