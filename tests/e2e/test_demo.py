@@ -7,10 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from sandbox import place
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "cli.main", "demo", "--nodes", "2", "--pods", "8"]
@@ -54,6 +57,34 @@ def until_gone(folder: Path) -> None:
         time.sleep(0.05)
 
 
+def demo(*words: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """To its end; later words win over those of COMMAND."""
+    return subprocess.run([*COMMAND, *words], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+
+
+@contextmanager
+def running(
+    home: Path | None, out: Path, when: str, env: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A demo that has said `when` in the file `out`; killed if it still runs at the end."""
+    where = ["--folder", str(home)] if home else []
+    with (
+        out.open("w") as sink,
+        subprocess.Popen(
+            [*IN_FRONT, *COMMAND, *where], cwd=ROOT, env=env, stdout=sink, stderr=subprocess.STDOUT
+        ) as run,
+    ):
+        try:
+            end = time.monotonic() + 60
+            while when not in out.read_text():
+                assert time.monotonic() < end, out.read_text()
+                assert run.poll() is None, out.read_text()
+                time.sleep(0.02)
+            yield run
+        finally:
+            run.kill()
+
+
 @pytest.fixture
 def unchanged_machine() -> Iterator[None]:
     """The machine's own network and mounts are the same before and after."""
@@ -69,7 +100,7 @@ def test_demo_holds_its_claims_and_leaves_nothing(short_folder: Path) -> None:
     done = subprocess.run([*COMMAND, "--folder", str(home)], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "claims held" in done.stdout
-    assert not home.exists()
+    assert list(home.iterdir()) == []
     until_gone(home)
 
 
@@ -97,19 +128,80 @@ def test_demo_without_privilege(short_folder: Path) -> None:
 @pytest.mark.root
 @pytest.mark.usefixtures("unchanged_machine")
 @pytest.mark.parametrize(("sig", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)])
-@pytest.mark.parametrize("when", ["EC2 nodes", "pods, 30 at a time"])
+@pytest.mark.parametrize("when", ["EC2 nodes", "then 30 at a time"])
 def test_demo_ended_by_a_signal_leaves_nothing(short_folder: Path, sig: signal.Signals, code: int, when: str) -> None:
     home = short_folder / "demo"
     out = short_folder / "out"
-    with out.open("w") as sink:
-        command = [*IN_FRONT, *COMMAND, "--folder", str(home)]
-        run = subprocess.Popen(command, cwd=ROOT, stdout=sink, stderr=subprocess.STDOUT)
-        end = time.monotonic() + 60
-        while when not in out.read_text():
-            assert time.monotonic() < end, out.read_text()
-            assert run.poll() is None, out.read_text()
-            time.sleep(0.02)
+    with running(home, out, when) as run:
         run.send_signal(sig)
         assert run.wait(30) == code, out.read_text()
     until_gone(home)
-    assert sig == signal.SIGKILL or not home.exists()
+    if sig == signal.SIGKILL:
+        # Nobody was left to empty the folder; what it holds is a sandbox's, and the next demo clears it.
+        assert place.ours(home)
+        assert not place.running(home)
+        assert demo("--folder", str(home)).returncode == 0
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.root
+def test_a_second_demo_leaves_the_first_alone(short_folder: Path) -> None:
+    env = {**os.environ, "TMPDIR": str(short_folder)}
+    home, out = short_folder / f"enid-demo-{os.getuid()}", short_folder / "out"
+    with running(None, out, "enid on each node", env) as first:
+        # It stands still meanwhile, so that it cannot be over before the second one comes.
+        first.send_signal(signal.SIGSTOP)
+        for words in ((), ("--folder", str(home))):
+            second = demo(*words, env=env)
+            assert second.returncode == 1
+            assert f"a sandbox runs in {home} already" in second.stderr
+            assert "remedy: wait until it ends, or use --folder" in second.stderr
+        assert place.running(home)
+        first.send_signal(signal.SIGCONT)
+        assert first.wait(120) == 0, out.read_text()
+    assert "claims held" in out.read_text()
+    # Nobody named the folder, so it goes too.
+    assert not home.exists()
+
+
+@pytest.mark.parametrize("names", [("thesis.txt",), ("nodes", "daemon.log", "lock"), ("nodes",)])
+def test_a_folder_of_the_users_is_refused_and_left_alone(short_folder: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        (short_folder / name).write_text(f"precious {name}")
+    done = demo("--folder", str(short_folder))
+    assert done.returncode == 1
+    assert "holds something that is not a sandbox's" in done.stderr
+    assert "remedy: name an empty folder" in done.stderr
+    assert {f.name: f.read_text() for f in short_folder.iterdir()} == {name: f"precious {name}" for name in names}
+
+
+def test_a_link_in_place_of_the_demos_own_folder_is_not_followed(short_folder: Path) -> None:
+    (short_folder / "elsewhere").mkdir()
+    own = short_folder / f"enid-demo-{os.getuid()}"
+    own.symlink_to(short_folder / "elsewhere")
+    done = demo(env={**os.environ, "TMPDIR": str(short_folder)})
+    assert done.returncode == 1
+    assert "is not a folder of this user" in done.stderr
+    assert own.is_symlink()
+    assert list((short_folder / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--nodes", "2", "--pods", "55"), ("--pods 55", "2 nodes of m5.large hold 54 pods", "3 ENIs with 9 pod")),
+        (
+            ("--nodes", "2", "--pods", "5", "--instance-type", "t3.nano"),
+            ("--pods 5", "hold 4 pods", "2 ENIs with 1 pod"),
+        ),
+        (("--instance-type", "m99.huge"), ("--instance-type", "m99.huge")),
+    ],
+)
+def test_what_the_nodes_cannot_hold_is_refused_before_the_start(
+    short_folder: Path, words: tuple[str, ...], told: tuple[str, ...]
+) -> None:
+    home = short_folder / "demo"
+    done = demo(*words, "--folder", str(home))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert [text for text in told if text not in done.stderr] == []
+    assert not home.exists()
