@@ -59,7 +59,13 @@ def execute(world: World, ask: Exec, lines: Lines) -> int:
         for descriptor in files:
             os.close(descriptor)
     with child:
-        if not _attend(child, lines, ask.timeout):
+        try:
+            in_time = _attend(child, lines, ask.timeout)
+        except BaseException:
+            # Leaving the block waits for it, and nobody could end it any more.
+            signal_group(child.pid, signal.SIGKILL)
+            raise
+        if not in_time:
             raise SandboxFailure("timeout", f"{' '.join(ask.argv)}: killed after {ask.timeout:g} s")
     return child.returncode
 

@@ -126,3 +126,25 @@ def test_every_failure_that_is_raised_has_a_remedy_of_its_own() -> None:
     assert len(set(failures.REMEDIES.values())) == len(failures.REMEDIES)
     for code, remedy in failures.REMEDIES.items():
         assert SandboxFailure(code, "text").remedy == remedy
+
+
+@pytest.mark.root
+def test_the_shell_completes_what_there_is(world: Sandbox, fresh: Node, tmp_path: Path) -> None:
+    def complete(folder: Path, *words: str) -> list[str]:
+        line = ["sandbox", "--dir", str(folder), *words]
+        env = {
+            "_SANDBOX_COMPLETE": "bash_complete",
+            "COMP_WORDS": " ".join(line),
+            "COMP_CWORD": str(len(line) - 1),
+        }
+        shown = CliRunner().invoke(sandbox, env=env, prog_name="sandbox").output
+        return [line.removeprefix("plain,") for line in shown.splitlines() if line]
+
+    assert complete(world.folder, "exec", fresh.name) == [fresh.name]
+    assert complete(world.folder, "exec", "int") == ["internet"]
+    assert world.pod_create(fresh.name, "cli", "web").ok
+    assert complete(world.folder, "pod", "del", fresh.name, "cli/") == ["cli/web"]
+    assert complete(world.folder, "exec", f"{fresh.name}/") == [f"{fresh.name}/cli/web"]
+    assert world.pod_delete(fresh.name, "cli", "web").ok
+    assert complete(world.folder, "fault", "net-l") == ["net-lag"]
+    assert complete(tmp_path, "exec", "no") == []
