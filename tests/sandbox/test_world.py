@@ -322,6 +322,7 @@ def test_nothing_runs_in_an_empty_folder(tmp_path: Path) -> None:
         ({"nodes": [{"name": "a", "subnet": 9}]}, "subnet 9 does not exist"),
         ({"nodes": [{"name": "a", "hop_limit": 0}]}, "hop_limit 0"),
         ({"types": [{"name": "x", "enis": 0, "ipv4_per_eni": 1}]}, "at least 1"),
+        ({"region": "moon"}, "region 'moon' is not of the form us-west-2"),
         ({"color": "red"}, "color"),
     ],
 )
