@@ -40,12 +40,9 @@ def test_pods_on_primary_and_secondary_enis_talk_and_leave_no_trace(make_stage: 
         wait_for(
             f"{name}: host state as before the first pod", lambda name=name: stage.host_state(name) == before[name], 120
         )
-
-        # At the start connections to EC2 may still be open that are given back when idle; so fewer is fine.
-        def leaked(name: str = name) -> dict[str, int]:
-            return {what: n for what, n in stage.descriptors(name).items() if n > open_before[name].get(what, 0)}
-
-        wait_for(f"{name}: no more open descriptors than before", lambda leaked=leaked: not leaked(), 60)
+        wait_for(
+            f"{name}: open descriptors as before", lambda name=name: stage.descriptors(name) == open_before[name], 60
+        )
     wait_for("ENIs as before", lambda: {eni.eni_id: eni.node for eni in stage.world.ledger()} == ledger, 60)
     assert stage.spoofed() == 0
 
