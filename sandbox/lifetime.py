@@ -13,9 +13,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +29,7 @@ from sandbox.scenario import Scenario
 
 PRIVATE: Final = (Path("/run"), Path("/var/run"), Path("/proc"), Path("/sys"), Path("/dev"))
 UNIX_PATH_MAX: Final = 107
+ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _held: dict[Path, int] = {}
 _children: dict[Path, subprocess.Popen[bytes]] = {}
 
@@ -38,17 +40,41 @@ def start(
     """See client.Sandbox.up."""
     scenario.check()
     check_folder(folder, scenario)
-    lock = place.claim(folder)
+    lock = -1
     try:
+        with _uninterrupted():
+            lock = place.claim(folder)
         _let_go(folder)
         place.clear(folder)
         (folder / place.SCENARIO).write_bytes(msgspec.json.format(msgspec.json.encode(scenario)))
         _launch(folder, lock, attached, timeout, progress)
     except BaseException:
-        os.close(lock)
-        _take_back(folder)
+        if lock >= 0:
+            os.close(lock)
+            _take_back(folder)
         raise
     os.close(lock)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """What signals would raise comes after this block: what is half done could not be taken back."""
+    if threading.current_thread() is not threading.main_thread():
+        # Python runs no handler here.
+        yield
+        return
+    came: list[signal.Signals] = []
+    before = {number: signal.getsignal(number) for number in ENDING}
+    mine = [number for number, handler in before.items() if callable(handler)]
+    try:
+        for number in mine:
+            signal.signal(number, lambda number, _: came.append(signal.Signals(number)))
+        yield
+    finally:
+        for number in mine:
+            signal.signal(number, before[number])
+        for number in came:
+            signal.raise_signal(number)
 
 
 def _launch(folder: Path, lock: int, attached: bool, timeout: float, progress: Callable[[str], None] | None) -> None:

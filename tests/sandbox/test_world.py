@@ -302,6 +302,32 @@ def test_folders_that_cannot_be_used_are_refused_by_name(tmp_path: Path) -> None
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_start_that_is_interrupted_in_its_first_moment_leaves_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """Between the lock's making and the return of the step that made it nobody knows yet that it has to go."""
+    claim, coming = place.claim, [number]
+
+    def interrupted(where: Path) -> int:
+        made = claim(where)
+        while coming:
+            os.kill(os.getpid(), coming.pop())
+        return made
+
+    def stop(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(number, stop)
+    monkeypatch.setattr(place, "claim", interrupted)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Sandbox.up(folder, Scenario.simple(1))
+    finally:
+        signal.signal(number, before)
+    assert not folder.exists() or list(folder.iterdir()) == []
+
+
 def test_nothing_runs_in_an_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(SandboxFailure) as caught:
         Sandbox.connect(tmp_path)
