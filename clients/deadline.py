@@ -53,11 +53,15 @@ def left() -> float:
 
 
 class Cut:
-    """One call with an end. Whoever opens its connection puts it into `connection` (an object with `sock`)."""
+    """One call with an end. Whoever opens its connection puts it into `connection` (an object with `sock`).
+
+    `held_back`: set by who was about to send the request, found it too late, and did not.
+    """
 
     def __init__(self) -> None:
         self.connection: Any = None
         self.happened = False
+        self.held_back = False
         self._over = threading.Event()
 
     def _run(self, seconds: float) -> None:

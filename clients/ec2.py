@@ -316,6 +316,14 @@ class Ec2:
                 f"{action} was not sent", action=action, api_code="ParamValidation", cause=str(error)
             ) from error
         except Exception as error:
+            if cut.held_back:
+                raise Ec2Error(
+                    f"{action} was not sent: credentials and connection took too long",
+                    action=action,
+                    api_code=NOT_SENT,
+                    cause=f"{type(error).__name__}: {error}",
+                    retry_after=1.0,
+                ) from error
             # Time-outs, broken connections, and whatever botocore's parsers raise over an answer that is nonsense.
             raise Ec2Error(
                 f"{action}: no usable answer from EC2",

@@ -2,6 +2,10 @@
 
 botocore bounds each read and never the whole exchange, and keeps its sockets to itself. Its connection pools are
 replaced by ones whose connections say, at each request, which call of ours they work for (`deadline.cut_after`).
+
+Before a request goes out botocore asks for credentials, on connections that are not these, and resolves the name;
+either may take longer than the call or its worker has. So whether it may still be sent is asked here, at the last
+moment.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from typing import Any
 
 from botocore import awsrequest  # type: ignore[import-untyped]  # botocore ships no types
 
-from clients.deadline import Cut
+from clients.deadline import Cut, left
 
 _local = threading.local()
 
@@ -28,14 +32,33 @@ def calling(cut: Cut) -> Iterator[None]:
         _local.cut = None
 
 
+def current() -> Cut | None:
+    """The call that this thread is at."""
+    cut: Cut | None = getattr(_local, "cut", None)
+    return cut
+
+
 class _Known:
-    """Mixed into a connection: tells the thread's call of itself before it connects or sends."""
+    """Mixed into a connection: tells the thread's call of itself before it connects or sends, and ends what is late."""
+
+    def connect(self) -> None:
+        self._join_call()
+        super().connect()  # type: ignore[misc]  # of the connection's class
+        # The name has been resolved; nothing has been sent.
+        self._join_call()
 
     def request(self, *arguments: Any, **more: Any) -> Any:
-        cut: Cut | None = getattr(_local, "cut", None)
-        if cut is not None:
-            cut.connection = self
-        return super().request(*arguments, **more)  # type: ignore[misc]  # of the connection's class
+        self._join_call()
+        return super().request(*arguments, **more)  # type: ignore[misc]
+
+    def _join_call(self) -> None:
+        cut = current()
+        if cut is None:
+            return
+        if cut.happened or left() <= 0:
+            cut.held_back = True
+            raise TimeoutError("too late to be sent")
+        cut.connection = self
 
 
 class _Plain(_Known, awsrequest.AWSHTTPConnection):  # type: ignore[misc]  # no types

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import http.server
 import random
 import select
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 
 from agent.manager.jobs import JobOverdue, Jobs, Outcome
-from clients import deadline
+from clients import deadline, ec2_http
 from clients.clock import SystemClock
 from clients.ec2 import Ec2
 from clients.ec2_codes import NOT_SENT, outcome_unknown
@@ -121,6 +123,64 @@ def test_a_worker_that_was_given_up_sends_nothing_any_more() -> None:
     assert caught.value.api_code == NOT_SENT
     assert deadline.left() == float("inf")
     assert set(ec2.counts()["UnassignPrivateIpAddresses"]) == {NOT_SENT}
+
+
+@contextlib.contextmanager
+def noting() -> Iterator[tuple[str, list[bytes]]]:
+    """A server that answers all requests with an error; its URL, and what it has been sent."""
+    seen: list[bytes] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_POST(self) -> None:
+            seen.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(503)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://localhost:{server.server_port}", seen
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.usefixtures("keys")
+@pytest.mark.parametrize("slow", ["credentials", "name"])
+@pytest.mark.parametrize("late", ["worker", "call"])
+def test_what_is_late_before_it_is_sent_is_not_sent(monkeypatch: pytest.MonkeyPatch, slow: str, late: str) -> None:
+    """A token service or a resolver takes its time, and meanwhile nobody counts with the call any more."""
+    lease = deadline.Lease(100)
+
+    def too_late() -> None:
+        if late == "worker":
+            lease.end()
+        else:
+            ec2_http.current().happened = True
+
+    with noting() as (url, seen):
+        ec2 = Ec2("us-west-2", endpoint=url, timeout=50)
+        with pytest.raises(Ec2Error) as sent:
+            ec2.unassign("eni-1", ["10.0.0.1"])
+        assert (len(seen), sent.value.api_code) == (1, "")
+        ec2._client.close()
+        if slow == "name":
+            resolve = socket.getaddrinfo
+            monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: (too_late(), resolve(*a, **k))[1])
+        else:
+            signer = ec2._client._request_signer
+            real = signer._credentials
+            keys = SimpleNamespace(get_frozen_credentials=lambda: (too_late(), real.get_frozen_credentials())[1])
+            monkeypatch.setattr(signer, "_credentials", keys)
+        with deadline.held(lease), pytest.raises(Ec2Error) as caught:
+            ec2.unassign("eni-1", ["10.0.0.1"])
+    assert len(seen) == 1
+    assert caught.value.api_code == NOT_SENT
 
 
 def test_a_job_that_hangs_is_written_off_and_its_worker_replaced() -> None:
