@@ -55,6 +55,8 @@ class KubeDuty(Duty):
 
     def failed(self, error: Exception) -> None:
         """Go on without it; each kind of failure is told once."""
+        # It has closed itself, or a worker that was written off still sits in it.
+        self._kube = None
         self._state.unschedulable = False
         text = error.text if isinstance(error, EnidError) else str(error)
         cause = error.cause if isinstance(error, EnidError) else ""
