@@ -55,6 +55,12 @@ class ControlClient:
         self.pool = snapshot.pool
         self.blocks |= {(block.base, block.length): block for block in snapshot.blocks}
         self.enis |= {eni.eni_id: eni for eni in snapshot.enis}
+        try:
+            # What came in one piece with the snapshot wakes nobody any more.
+            self._take_in()
+        except AgentGone:
+            self._socket.close()
+            raise
 
     def fileno(self) -> int:
         """Readable when the agent has something to tell."""
@@ -66,6 +72,7 @@ class ControlClient:
 
     def follow(self) -> bool:
         """Take in all updates that are there without waiting; whether there were any since the last time."""
+        self._take_in()
         while self._readable(0.0):
             self._fill()
             self._take_in()

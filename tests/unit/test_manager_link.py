@@ -11,6 +11,7 @@ import pytest
 
 from agent import control
 from agent.manager.control_client import ControlClient
+from core.errors import AgentGone
 
 BASE = "10.0.0.9"
 
@@ -23,13 +24,17 @@ def update(used: int, parked: int = 0) -> bytes:
 
 
 class Agent:
-    """Answers one connection; each command with `before`, its answer and `after` in a single piece."""
+    """Answers one connection; each command with `before`, its answer and `after` in a single piece.
 
-    def __init__(self, path: Path, before: bytes, after: bytes) -> None:
+    `snapshot`: what comes in one piece with the snapshot, behind it.
+    """
+
+    def __init__(self, path: Path, before: bytes, after: bytes, snapshot: bytes) -> None:
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         self._listener.listen()
         self._pieces = before, after
+        self._snapshot = snapshot
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
 
@@ -45,7 +50,7 @@ class Agent:
                     case control.GetSnapshot():
                         pool = control.Pool(0, 0, 0, 0, 0)
                         body: control.Reply = control.Snapshot(0, "boot", 0.0, False, pool, [], [])
-                        before = after = b""
+                        before, after = b"", self._snapshot
                     case control.Hello():
                         body, before, after = control.Done(), b"", b""
                     case _:
@@ -62,16 +67,19 @@ class Agent:
 @pytest.fixture
 def connect(tmp_path: Path) -> Iterator[Callable[..., ControlClient]]:
     """Makes a client whose agent answers like this."""
-    made: list[tuple[Agent, ControlClient]] = []
+    agents: list[Agent] = []
+    clients: list[ControlClient] = []
 
-    def connect_(*, before: bytes = b"", after: bytes = b"") -> ControlClient:
-        agent = Agent(tmp_path / "control.sock", before, after)
-        made.append((agent, ControlClient(str(tmp_path / "control.sock"))))
-        return made[-1][1]
+    def connect_(*, before: bytes = b"", after: bytes = b"", snapshot: bytes = b"") -> ControlClient:
+        agent = Agent(tmp_path / "control.sock", before, after, snapshot)
+        agents.append(agent)
+        clients.append(ControlClient(str(tmp_path / "control.sock")))
+        return clients[-1]
 
     yield connect_
-    for agent, client in made:
+    for client in clients:
         client.close()
+    for agent in agents:
         agent.close()
 
 
@@ -87,6 +95,20 @@ def test_what_comes_with_an_answer_is_known_and_reported(connect: Callable[..., 
     assert client.follow()
     assert not client.news
     assert not client.follow()
+
+
+def test_what_comes_with_the_snapshot_is_known_and_reported(connect: Callable[..., ControlClient]) -> None:
+    client = connect(snapshot=update(1, parked=3))
+    assert client.news
+    assert client.pool.parked == 3
+    assert client.blocks[BASE, 32].used == 1
+    assert client.follow()
+    assert not client.follow()
+
+
+def test_nonsense_that_comes_with_the_snapshot_is_an_agent_that_is_gone(connect: Callable[..., ControlClient]) -> None:
+    with pytest.raises(AgentGone):
+        connect(snapshot=control.encode(control.ReplyFrame(7, control.Done())))
 
 
 def test_half_an_update_waits_for_the_other_half(connect: Callable[..., ControlClient]) -> None:
