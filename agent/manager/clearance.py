@@ -1,11 +1,13 @@
 """Clears once, after a start, what the existing system left in iptables and nftables (`core.leftovers`).
 
 After our own table is in place, so that no packet goes without rules; in the host's worker, since programs are run.
+That worker also sets ENIs up, which pods may wait for, so this comes when the node serves.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Final
 
 from agent.manager.duties import Duty
@@ -22,11 +24,25 @@ log = logging.getLogger("enid.manager.host")
 
 
 class Clearance(Duty):
-    """Tries until it has worked, a few times; what it has done is among the steps, what fails among the errors."""
+    """Tries until it has worked, a few times; what it has done is among the steps, what fails among the errors.
 
-    def __init__(self, tools: Tools) -> None:
+    `serving`: whether the node serves.
+    """
+
+    def __init__(self, tools: Tools, serving: Callable[[], bool]) -> None:
         super().__init__(tools, "leftovers", tools.hosts, AGAIN_S, 0.0)
+        self._serving = serving
         self._tries = 0
+
+    def tick(self) -> None:
+        """Start it if it is due and the node serves."""
+        if self._serving():
+            super().tick()
+
+    @property
+    def next_at(self) -> float:
+        """It is the node's start that makes it due."""
+        return super().next_at if self._serving() else float("inf")
 
     def begin(self) -> None:
         """Look and clear."""

@@ -73,7 +73,7 @@ class Manager:
             VpcDuty(tools, state, self._host.networks, self._audit.hint_groups),
             KubeDuty(tools, state, kube_jobs),
             LeakDuty(tools, state),
-            Clearance(tools),
+            Clearance(tools, lambda: self._ready),
             Installer(tools, lambda: self._ready and self._link.total > 0),
         )
         self._ready = False
