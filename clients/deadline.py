@@ -79,11 +79,21 @@ class Cut:
                     pass
 
 
+class Unbounded(OSError):
+    """A call could not be given an end, so it was not begun: there is no thread for it (pids.max, RLIMIT_NPROC)."""
+
+
 @contextmanager
 def cut_after(seconds: float) -> Iterator[Cut]:
-    """Shut the call's connection down if the block has not ended after `seconds`; its reads then end with an error."""
+    """Shut the call's connection down if the block has not ended after `seconds`; its reads then end with an error.
+
+    Raises Unbounded before the block.
+    """
     cut = Cut()
-    threading.Thread(target=cut._run, args=(seconds,), name="cut", daemon=True).start()
+    try:
+        threading.Thread(target=cut._run, args=(seconds,), name="cut", daemon=True).start()
+    except RuntimeError as error:
+        raise Unbounded(f"no thread to end a call with: {error}") from error
     try:
         yield cut
     finally:

@@ -310,6 +310,15 @@ class Ec2:
                 cause=str(error),
                 remedy=remedy(action, "NoCredentials"),
             ) from error
+        except deadline.Unbounded as error:
+            raise Ec2Error(
+                f"{action} was not sent: nothing could end it",
+                action=action,
+                api_code=NOT_SENT,
+                cause=str(error),
+                retry_after=1.0,
+                remedy="raise the limit of threads of the daemon's pod or cgroup",
+            ) from error
         except botocore.exceptions.ParamValidationError as error:
             # Not sent: no outcome to look for.
             raise Ec2Error(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import json
 import random
 import select
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -20,7 +22,10 @@ from clients.clock import SystemClock
 from clients.ec2 import Ec2
 from clients.ec2_codes import NOT_SENT, outcome_unknown
 from clients.imds import Imds
-from core.errors import Ec2Error, ImdsError
+from clients.kube import Kube
+from core.errors import Ec2Error, ImdsError, KubeError
+from sandbox.cluster import kubeconfig
+from tests.unit.hand_clock import HandClock
 
 ENDLESS = 60.0
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/xml\r\nContent-Length: 100000\r\n\r\n"
@@ -181,6 +186,32 @@ def test_what_is_late_before_it_is_sent_is_not_sent(monkeypatch: pytest.MonkeyPa
             ec2.unassign("eni-1", ["10.0.0.1"])
     assert len(seen) == 1
     assert caught.value.api_code == NOT_SENT
+
+
+@pytest.mark.usefixtures("keys")
+def test_without_a_thread_to_end_it_no_call_is_begun(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refused(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with noting() as (url, seen):
+        ec2 = Ec2("us-west-2", endpoint=url, timeout=50)
+        imds = Imds(url, 50, HandClock(), random.Random(1))
+        config = tmp_path / "kubeconfig"
+        config.write_text(json.dumps(kubeconfig(url, "n1")))
+        kube = Kube(timeout=50, environ={"KUBECONFIG": str(config)})
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refused)
+            with pytest.raises(Ec2Error) as of_ec2:
+                ec2.unassign("eni-1", ["10.0.0.1"])
+            with pytest.raises(ImdsError) as of_imds:
+                imds.enis()
+            with pytest.raises(KubeError) as of_kube:
+                kube.node("n1")
+    assert seen == []
+    assert of_ec2.value.api_code == NOT_SENT
+    assert "threads" in of_ec2.value.remedy
+    for caught in (of_ec2, of_imds, of_kube):
+        assert "can't start new thread" in caught.value.cause
 
 
 def test_a_job_that_hangs_is_written_off_and_its_worker_replaced() -> None:
