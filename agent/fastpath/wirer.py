@@ -63,6 +63,7 @@ class Wirer:
         waited = False
         try:
             for _ in range(TRIES - 1):
+                dying = len(self._node.reaper)
                 try:
                     return self._once(way, owner, ifname, mtu)
                 except netlink.NameTaken as taken:
@@ -73,7 +74,9 @@ class Wirer:
                     # If it is free, the host end's was taken, and the reaper has deleted its holder meanwhile.
                     if way.pod.link(name=ifname) is not None:
                         # By the other end of a link that the reaper has, it may be, and goes together with it.
-                        if waited or not len(self._node.reaper) or not self._node.reaper.flush(FLUSH_S):
+                        # If all have gone since, the answer may be older than their end.
+                        reaper = self._node.reaper
+                        if waited or not dying or (len(reaper) and not reaper.flush(FLUSH_S)):
                             raise
                         waited = True
             return self._once(way, owner, ifname, mtu)
