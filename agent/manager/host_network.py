@@ -86,6 +86,8 @@ class HostNetwork:
         self._change = threading.Lock()
         self._lock = threading.Lock()
         self._places: dict[str, Place] = {}
+        # By MAC, as of the last look; changed under `_change` only.
+        self._indexes: dict[str, int] = {}
         self._socket = netlink.Socket.open()
         self._monitor = HostMonitor(clock, self._socket)
         self._primary = 0
@@ -178,21 +180,26 @@ class HostNetwork:
                 link = self._link(place.mac)
                 if link is None:
                     missing.add(place.mac)
+                    self._indexes.pop(place.mac, None)
                     continue
                 links[place.mac], changes = self._place(place)
                 repaired += changes
         with self._change:
             with self._lock:
                 local = {_text(a.address) for a in self._read(lambda: self._socket.addresses(INET))}
-            known = [place.primary_ip for place in self._places.values()]
+            # The main loop takes places out without waiting for this.
+            known = [place.primary_ip for place in list(self._places.values())]
             repaired += self._run(stray_rules(self._rules(), known, local, vpc_cidrs))
-        self._monitor.watch_only({self._primary, *(link.ifindex for link in links.values())})
+            # Those that were set up since the list was made have a link, too.
+            self._indexes = {mac: index for mac, index in self._indexes.items() if mac in self._places}
+            self._monitor.watch_only({self._primary, *self._indexes.values()})
         return Checked(repaired, links, frozenset(missing))
 
     def drop_eni(self, mac: str, primary_ip: str) -> list[str]:
         """An ENI is about to go: take away what its link would leave behind."""
         with self._change:
             self._places.pop(mac, None)
+            self._indexes.pop(mac, None)
             return self._run(eni_removal(primary_ip, self._rules()))
 
     def forget_eni(self, mac: str) -> None:
@@ -212,6 +219,7 @@ class HostNetwork:
             addresses = [AddressView(a.ifindex, _text(a.address), a.length, a.scope) for a in raw]
         routes = self._routes(want.table) + [r for r in self._routes(TABLE_MAIN) if r.dst == want.subnet]
         changes = self._run(eni_ops(want, link, addresses, routes, self._rules()))
+        self._indexes[place.mac] = link.ifindex
         self._monitor.watch_link(link.ifindex, place.table)
         return link, changes
 

@@ -13,11 +13,12 @@ import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from agent.manager.host_monitor import GATHER_S
-from agent.manager.host_network import HostNetwork
+from agent.manager.host_network import HostNetwork, Place
 from clients.clock import SystemClock
 from core.errors import HostNetworkError
 from core.hostnet import NodeRules
@@ -27,6 +28,7 @@ from tests.unit.hand_clock import HandClock
 CLONE_NEWNET = 0x40000000
 PRIMARY = "02:00:00:00:00:05"
 SECOND = "02:00:00:00:00:06"
+THIRD = "02:00:00:00:00:07"
 NAT = NatConfig("10.0.0.4", "ens5", "eni", 0x80, ("10.0.0.0/16",))
 
 pytestmark = [
@@ -86,6 +88,10 @@ def state() -> str:
 
 def second(host: HostNetwork) -> list[str]:
     return host.set_eni(SECOND, 1400, 2, "10.0.64.9", "10.0.64.0/18")[1]
+
+
+def third(host: HostNetwork) -> list[str]:
+    return host.set_eni(THIRD, 1400, 3, "10.0.64.10", "10.0.64.0/18")[1]
 
 
 @in_namespace
@@ -245,6 +251,71 @@ def test_an_eni_whose_link_has_gone_is_missing_until_it_is_back() -> None:
     assert found.links[SECOND].name == "ens6b"
     assert "default via 10.0.64.1 dev ens6b" in run("ip", "route", "show", "table", "2")
     assert run("ip", "rule") == rules
+    host.close()
+
+
+class Barging:
+    """A lock before which, once, another thread gets its turn."""
+
+    def __init__(self, inner: threading.Lock, other: Callable[[], object]) -> None:
+        self._inner, self._others = inner, [other]
+
+    def __enter__(self) -> None:
+        if self._others:
+            self._others.pop()()
+        self._inner.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._inner.release()
+
+
+@in_namespace
+def test_an_eni_that_is_set_up_during_a_check_is_looked_after() -> None:
+    clock = HandClock()
+    host = HostNetwork(clock)
+    host.primary(PRIMARY, 1500)
+    run("ip", "link", "add", "ens7", "address", THIRD, "type", "veth", "peer", "name", "ens7p")
+    run("ip", "link", "set", "ens7p", "up")
+    second(host)
+    inner = host._change
+    host._change = cast(Any, Barging(inner, lambda: third(host)))
+    host.check_enis(["10.0.0.0/16"])
+    host._change = inner
+    clock.sleep(1.0)
+    host.monitor.disturbed()
+    run("ip", "route", "del", "default", "table", "3")
+    clock.sleep(1.0)
+    assert host.monitor.disturbed()
+
+    # And one that went is not, whether it was dropped or only forgotten.
+    host.forget_eni(THIRD)
+    host.check_enis(["10.0.0.0/16"])
+    clock.sleep(1.0)
+    host.monitor.disturbed()
+    run("ip", "link", "set", "ens7", "down")
+    clock.sleep(1.0)
+    assert not host.monitor.disturbed()
+    host.close()
+
+
+@in_namespace
+def test_places_may_go_while_they_are_looked_at() -> None:
+    """The main loop forgets an ENI without waiting for a check that is under way."""
+    host = HostNetwork(SystemClock())
+    host.primary(PRIMARY, 1500)
+    second(host)
+    leaving = [f"02:00:00:00:01:{number:02}" for number in range(9)]
+
+    class Busy(Place):
+        @property
+        def primary_ip(self) -> str:  # type: ignore[override]  # a field
+            host.forget_eni(leaving.pop())
+            return "10.0.64.9"
+
+    host._places[SECOND] = Busy(*host._places[SECOND])
+    for mac in leaving:
+        host._places[mac] = Place(mac, 1400, 9, "10.0.64.99", "10.0.64.0/18")
+    assert host.check_enis(["10.0.0.0/16"]).repaired == []
     host.close()
 
 
