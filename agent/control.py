@@ -97,12 +97,17 @@ class DropBlock(Message, tag="drop_block"):
 
 class Outlook(Message, tag="outlook"):
     """Whether a refill can come. With `can_grow` false, parked ADDs fail at once with `code` and `text`
-    unless a cool-down ends within their patience; `text` names the limit."""
+    unless a cool-down ends within their patience; `text` names the limit. `retry_at_ns`: when it ends by itself, None
+    if it does not; a time and not a duration, since it is told once and asked for minutes later."""
 
     can_grow: bool
     code: str = ""
     text: str = ""
-    retry_after_s: float | None = None
+    retry_at_ns: int | None = None
+
+    def retry_after_s(self, now_ns: int) -> float | None:
+        """Seconds from now until then, to a tenth; never less than 0."""
+        return None if self.retry_at_ns is None else round(max(self.retry_at_ns - now_ns, 0) / 1e9, 1)
 
 
 class Report(Message, tag="report"):

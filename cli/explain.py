@@ -17,7 +17,7 @@ from click.shell_completion import CompletionItem
 from agent.control import Outlook, Pod, Pool, Snapshot
 from cli import output as out
 from cli.options import connect, default_run_dir, node_options
-from cli.status import limit_line, pool_line
+from cli.status import limit_line, outlook_fields, pool_line
 from core.errors import EnidError
 
 # Names of RFC 1123, as Kubernetes allows them: a namespace is one label, a pod may have several.
@@ -66,7 +66,7 @@ def explain(run_dir: Path, output: str, timeout: float, pod: tuple[str, str]) ->
             )
         snapshot = client.snapshot()
     if output == "json":
-        out.print_json({"pods": records, "pool": snapshot.pool, "outlook": snapshot.outlook})
+        out.print_json({"pods": records, "pool": snapshot.pool, "outlook": outlook_fields(snapshot.outlook)})
     else:
         show(records, snapshot, time.time())
 

@@ -70,7 +70,21 @@ def as_json(snapshot: Snapshot) -> dict[str, object]:
     body["enis"] = [
         {**_fields(eni), "addresses": vars(sums[eni.eni_id])} for eni in sorted(snapshot.enis, key=_eni_order)
     ]
+    body["outlook"] = outlook_fields(snapshot.outlook)
     return body
+
+
+def outlook_fields(outlook: Outlook | None) -> dict[str, object] | None:
+    """The outlook for programs: with the time that is left, since nobody else's clock counts from the boot."""
+    if outlook is None:
+        return None
+    fields = {name: getattr(outlook, name) for name in outlook.__struct_fields__ if name != "retry_at_ns"}
+    return {**fields, "retry_after_s": outlook.retry_after_s(now_ns())}
+
+
+def now_ns() -> int:
+    """CLOCK_BOOTTIME, which the agent's times are on."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 def show(snapshot: Snapshot, now_unix: float) -> None:
@@ -107,7 +121,8 @@ def pool_line(pool: Pool) -> str:
 
 def limit_line(outlook: Outlook, pool: Pool) -> str:
     """Why no more addresses can come, and whether that matters: a node at its limit may have plenty that are free."""
-    again = f" (next try in {outlook.retry_after_s:g} s)" if outlook.retry_after_s is not None else ""
+    after = outlook.retry_after_s(now_ns())
+    again = f" (next try in {after:.0f} s)" if after is not None else ""
     why = f"{outlook.text} [{outlook.code}]{again}"
     if not pool.free:
         return f"no more addresses can come: {why}"

@@ -151,7 +151,7 @@ class ParkingLot:
         return NodeFull(
             f"no address is free and none can come: {outlook.text or 'the node is full'}",
             cause=outlook.code,
-            retry_after=outlook.retry_after_s,
+            retry_after=outlook.retry_after_s(now_ns()),
         )
 
     def _take(self, key: bytes) -> Parked | None:

@@ -5,6 +5,8 @@ Growth and shrinking have workers of their own and never wait for one another; t
 
 from __future__ import annotations
 
+from typing import Final
+
 from agent import control
 from agent.manager.failures import Failures
 from agent.manager.growth import Growth
@@ -14,6 +16,8 @@ from agent.manager.state import NodeState
 from agent.manager.tools import Tools
 from clients.budget import Priority
 from core import planner
+
+MOVED_NS: Final = 1_000_000_000
 
 
 class PoolManager:
@@ -47,7 +51,7 @@ class PoolManager:
         plan = planner.plan(node, settings, parked, now)
         # While addresses are on their way the waiting ADDs wait for them; what is left over is told afterwards.
         on_their_way = plan.totals.coming > 0 or self._unserved()
-        self._tell_outlook(None if on_their_way else plan.limit, node.trouble)
+        self._tell_outlook(None if on_their_way else plan.limit, node.trouble, now)
         self._account(plan)
         priority = Priority.WAITING if parked else Priority.WARM
         for step in plan.steps:
@@ -90,13 +94,13 @@ class PoolManager:
             for address in managed.held
         )
 
-    def _tell_outlook(self, limit: planner.Limit | None, trouble: str) -> None:
+    def _tell_outlook(self, limit: planner.Limit | None, trouble: str, now: float) -> None:
         """Whether more can come. An ADD that has waited in vain names the trouble, even if there still is hope."""
         outlook = control.Outlook(can_grow=True, code="ec2" if trouble else "", text=trouble)
         if limit is not None:
-            outlook = control.Outlook(False, limit.code, limit.text, limit.retry_s)
-        # The time left passes by itself and is no news.
-        if self._told is not None and _same(self._told, outlook):
+            ends_ns = None if limit.retry_s is None else round((now + limit.retry_s) * 1e9)
+            outlook = control.Outlook(False, limit.code, limit.text, ends_ns)
+        if self._told is not None and _same(self._told, outlook, round(now * 1e9)):
             return
         if self._tools.link.calls([outlook]) is not None:
             self._told = outlook
@@ -118,6 +122,11 @@ class PoolManager:
         }
 
 
-def _same(one: control.Outlook, other: control.Outlook) -> bool:
-    when = one.retry_after_s is None, other.retry_after_s is None
-    return (one.can_grow, one.code, one.text) == (other.can_grow, other.code, other.text) and when[0] == when[1]
+def _same(told: control.Outlook, outlook: control.Outlook, now_ns: int) -> bool:
+    if (told.can_grow, told.code, told.text) != (outlook.can_grow, outlook.code, outlook.text):
+        return False
+    if told.retry_at_ns is None or outlook.retry_at_ns is None:
+        return told.retry_at_ns == outlook.retry_at_ns
+    # An end that is over stays so, and the same end is computed anew in each turn.
+    moved = abs(told.retry_at_ns - outlook.retry_at_ns) > MOVED_NS
+    return not moved or max(told.retry_at_ns, outlook.retry_at_ns) <= now_ns

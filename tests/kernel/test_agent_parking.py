@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent import control
+from agent.fastpath.loop import now_ns
 from tests.kernel.agentbox import AgentBox, CniError, Pod, answer, until
 
 pytestmark = pytest.mark.root
@@ -107,13 +108,21 @@ def test_a_request_sent_again_after_the_first_caller_is_gone(box: AgentBox) -> N
 
 
 def full(box: AgentBox) -> None:
-    box.manager.do(control.Outlook(False, "max-eni", "MAX_ENI=2 is reached", 60.0))
+    box.manager.do(control.Outlook(False, "max-eni", "MAX_ENI=2 is reached", now_ns() + 60_000_000_000))
 
 
 def refused(pod: Pod) -> CniError:
     with pytest.raises(CniError) as caught:
         pod.add()
     return caught.value
+
+
+def test_when_to_try_again_is_told_as_of_now(box: AgentBox) -> None:
+    """The manager has said it once, and may have said it minutes ago."""
+    box.manager.do(control.Outlook(False, "subnet-full", "no free addresses", now_ns() - 1))
+    assert "retry after 0 s" in refused(box.pod("web-0")).body["details"]
+    box.manager.do(control.Outlook(False, "node-full", "for ever"))
+    assert "retry after" not in refused(box.pod("web-1")).body["details"]
 
 
 def test_a_full_node_says_so_at_once_and_explains_it(box: AgentBox) -> None:
@@ -123,7 +132,7 @@ def test_a_full_node_says_so_at_once_and_explains_it(box: AgentBox) -> None:
     assert (error.code, error.body["cniVersion"]) == (110, "1.0.0")
     assert "MAX_ENI=2 is reached" in error.body["msg"]
     assert "max-eni" in error.body["details"]
-    assert "retry after 60 s" in error.body["details"]
+    assert 0 < float(error.body["details"].partition("retry after ")[2].removesuffix(" s")) <= 60
     box.restart()
     (failed,) = box.manager.explain("web-0")
     assert (failed.state, failed.error_code) == ("failed", "node-full")

@@ -352,7 +352,7 @@ def test_a_full_subnet_is_told_and_tried_again(b: Bench) -> None:
     b.start(warm_ip_target=1)
     until("outlook", lambda: b.agent.outlook and b.agent.outlook.code == "subnet-full")
     assert b.agent.outlook is not None
-    assert b.agent.outlook.retry_after_s is not None
+    assert b.agent.outlook.retry_at_ns is not None
     assert b.a.subnet.subnet_id in b.agent.outlook.text
     b.a.truth.faults.clear()
     b.clock.ahead += 121

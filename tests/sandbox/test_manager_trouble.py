@@ -21,7 +21,8 @@ def outlook(b: Bench) -> str:
 
 
 def retry_after(b: Bench) -> float | None:
-    return b.agent.outlook.retry_after_s if b.agent.outlook else None
+    """Seconds from now on, as a pod that comes now is told."""
+    return b.agent.outlook.retry_after_s(round(b.clock.now() * 1e9)) if b.agent.outlook else None
 
 
 # --- limits that EC2 has and we do not know ------------------------------------------------------------------------
@@ -96,6 +97,29 @@ def test_a_quota_is_told_to_pods_at_once(b: Bench) -> None:
     assert again is not None
     assert 0 < again <= 40
     assert len(b.agent.used()) == PER_ENI
+
+
+def test_pods_are_told_when_to_try_again_as_of_now(b: Bench) -> None:
+    b.start(warm_ip_target=1)
+    b.settled(1)
+    b.fault("AssignPrivateIpAddresses", error="InsufficientFreeAddressesInSubnet")
+    b.fault("CreateNetworkInterface", error="InsufficientFreeAddressesInSubnet")
+    b.agent.add_pods(20)
+    until("told", lambda: outlook(b).startswith("full subnet-full"))
+    first = b.agent.outlook
+    assert first is not None
+    assert first.retry_at_ns is not None
+    b.pass_time(100, 5)
+    again = retry_after(b)
+    assert again is not None
+    assert again <= 20
+
+    def moved() -> bool:
+        b.clock.ahead += 1
+        told = b.agent.outlook
+        return told is not None and told.retry_at_ns is not None and told.retry_at_ns > first.retry_at_ns + 100e9
+
+    until("the next try has failed, and the new end is told", moved)
 
 
 def test_trouble_that_may_pass_is_told_with_the_hope(b: Bench) -> None:

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from agent import control
-from cli import main, output
+from cli import main, output, status
 from tests.unit.fake_control import FakeAgent, a_pod, a_snapshot
 
 
@@ -53,21 +53,28 @@ def test_status_shows_pool_enis_report_and_errors(agent: FakeAgent, tmp_path: Pa
     assert "InsufficientFreeAddressesInSubnet" in result.output
 
 
-def test_status_of_a_node_that_cannot_grow(agent: FakeAgent, tmp_path: Path) -> None:
+def test_status_of_a_node_that_cannot_grow(agent: FakeAgent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status, "now_ns", lambda: 18_000_000_000)
     agent.snapshot = a_snapshot(
         ready=False,
         enis=[],
         blocks=[],
         report={"phase": "waiting for IMDS"},
         pool=control.Pool(total=2, used=1, cooling=1, free=0, parked=4, next_free_in_s=12.5),
-        outlook=control.Outlook(False, "eni-limit", "t3.medium holds 3 ENIs", retry_after_s=30.0),
+        outlook=control.Outlook(False, "eni-limit", "t3.medium holds 3 ENIs", retry_at_ns=30_000_000_000),
     )
     result = run("status", "--run-dir", tmp_path)
     assert "not ready: waiting for IMDS" in result.output
     assert "4 pods wait" in result.output
     assert "12.5 s" in result.output
-    assert "no more addresses can come: t3.medium holds 3 ENIs [eni-limit] (next try in 30 s)" in result.output
+    assert "no more addresses can come: t3.medium holds 3 ENIs [eni-limit] (next try in 12 s)" in result.output
     assert "none known yet" in result.output
+    body = json.loads(run("status", "--run-dir", tmp_path, "-o", "json").stdout)
+    assert body["outlook"] == {
+        "can_grow": False, "code": "eni-limit", "text": "t3.medium holds 3 ENIs", "retry_after_s": 12.0,
+    }  # fmt: skip
+    monkeypatch.setattr(status, "now_ns", lambda: 31_000_000_000)
+    assert "(next try in 0 s)" in run("status", "--run-dir", tmp_path).output
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ REQUESTS = [
     control.AddBlock("eni-1", "10.0.0.9", 32, "address"),
     control.SetBlockState("10.0.0.9", 32, "quarantined"),
     control.DropBlock("10.0.0.9", 32),
-    control.Outlook(False, "node-full", "m5.large holds 27 pod addresses", retry_after_s=2.5),
+    control.Outlook(False, "node-full", "m5.large holds 27 pod addresses", retry_at_ns=2_500_000_000),
     control.Report({"targets": {"warm": 1}, "errors": ["x"]}),
     control.Ready(),
     control.GetSnapshot(watch=True),
