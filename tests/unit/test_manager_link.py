@@ -26,14 +26,16 @@ def update(used: int, parked: int = 0) -> bytes:
 class Agent:
     """Answers one connection; each command with `before`, its answer and `after` in a single piece.
 
-    `snapshot`: what comes in one piece with the snapshot, behind it.
+    `snapshot`: what comes in one piece with the snapshot, behind it. `rest`: what comes before the second answer, once
+    `before` and `after` have come with the first.
     """
 
-    def __init__(self, path: Path, before: bytes, after: bytes, snapshot: bytes) -> None:
+    def __init__(self, path: Path, before: bytes, after: bytes, snapshot: bytes, rest: bytes) -> None:
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         self._listener.listen()
         self._pieces = before, after
+        self._rest = rest
         self._snapshot = snapshot
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
@@ -55,6 +57,8 @@ class Agent:
                         body, before, after = control.Done(), b"", b""
                     case _:
                         body, (before, after) = control.Done(), self._pieces
+                        if self._rest:
+                            self._pieces = self._rest, b""
                 client.sendall(before + control.encode(control.ReplyFrame(frame.id, body)) + after)
 
     def close(self) -> None:
@@ -70,8 +74,8 @@ def connect(tmp_path: Path) -> Iterator[Callable[..., ControlClient]]:
     agents: list[Agent] = []
     clients: list[ControlClient] = []
 
-    def connect_(*, before: bytes = b"", after: bytes = b"", snapshot: bytes = b"") -> ControlClient:
-        agent = Agent(tmp_path / "control.sock", before, after, snapshot)
+    def connect_(*, before: bytes = b"", after: bytes = b"", snapshot: bytes = b"", rest: bytes = b"") -> ControlClient:
+        agent = Agent(tmp_path / "control.sock", before, after, snapshot, rest)
         agents.append(agent)
         clients.append(ControlClient(str(tmp_path / "control.sock")))
         return clients[-1]
@@ -111,12 +115,20 @@ def test_nonsense_that_comes_with_the_snapshot_is_an_agent_that_is_gone(connect:
         connect(snapshot=control.encode(control.ReplyFrame(7, control.Done())))
 
 
-def test_half_an_update_waits_for_the_other_half(connect: Callable[..., ControlClient]) -> None:
-    whole = update(1)
-    client = connect(before=b"", after=whole[:-3])
+@pytest.mark.parametrize("sent", [1, 3, 4, 5, -3, -1])
+def test_half_an_update_waits_for_the_other_half(connect: Callable[..., ControlClient], sent: int) -> None:
+    """Cut within its length, behind it, or within its body."""
+    whole = update(1, parked=3)
+    client = connect(after=whole[:sent], rest=whole[sent:])
     client.call(control.Ready())
     assert not client.news
     assert client.blocks == {}
+    # Only when this is asked for does the agent send the rest, with an answer behind it.
+    assert client.call(control.Ready()) == control.Done()
+    assert client.blocks[BASE, 32].used == 1
+    assert client.pool.parked == 3
+    assert client.follow()
+    assert not client.follow()
 
 
 def test_an_answer_alone_is_no_news(connect: Callable[..., ControlClient]) -> None:

@@ -134,10 +134,10 @@ def test_a_name_inside_whose_link_goes_right_after_the_look_is_no_failure(bench:
     assert reaper.flushes == 0
 
 
-@pytest.mark.parametrize("reaper", [Reaper(0), Reaper(3, in_time=False)])
-def test_a_name_inside_that_stays_is_the_callers_to_know(bench: Callable[..., Bench], reaper: Reaper) -> None:
+@pytest.mark.parametrize("dying", [0, 3])
+def test_a_name_inside_that_stays_is_the_callers_to_know(bench: Callable[..., Bench], dying: int) -> None:
     """Another plugin's interface, say; or links that cannot be deleted."""
-    one = bench(in_turn(*(errno.EEXIST, NOTHING) * 50), reaper=reaper)
+    one = bench(in_turn(*(errno.EEXIST, NOTHING) * 50), reaper=Reaper(dying, in_time=False))
     with pytest.raises(netlink.KernelError) as caught:
         one.wire()
     assert (caught.value.errno, caught.value.phase, len(one.host.batches)) == (errno.EEXIST, "link", 2)
