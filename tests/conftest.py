@@ -1,4 +1,5 @@
-"""What every test shares: a header that says what was tested on which machine, and the privilege marks."""
+"""What every test shares: a header that says what was tested on which machine, the privilege marks, and where
+Hypothesis keeps its examples."""
 
 from __future__ import annotations
 
@@ -6,14 +7,34 @@ import os
 import platform
 import shutil
 import subprocess
+from pathlib import Path
 
+import hypothesis
 import pytest
+from hypothesis.configuration import set_hypothesis_home_dir
+
+EXAMPLES = Path(__file__).parents[1] / ".hypothesis"
 
 
 def namespaces() -> str:
     """Empty if network namespaces can be made here, else why not."""
     made = subprocess.run(["unshare", "-n", "-m", "true"], capture_output=True, text=True, check=False)
     return "" if made.returncode == 0 else made.stderr.strip()
+
+
+def pytest_configure() -> None:
+    """Hypothesis warns of a folder that it cannot write, as when another user runs the tests, and that is a failure."""
+    folder = EXAMPLES / "examples"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        pass
+    if os.access(folder, os.W_OK | os.X_OK):
+        # Not the current folder, which may be another one.
+        set_hypothesis_home_dir(EXAMPLES)
+        return
+    hypothesis.settings.register_profile("nothing kept", database=None)
+    hypothesis.settings.load_profile("nothing kept")
 
 
 def pytest_report_header() -> list[str]:
