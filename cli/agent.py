@@ -1,4 +1,4 @@
-"""`enid agent`: becomes the supervisor, which starts and watches the agent and the manager.
+"""`enid agent`: becomes the supervisor, which starts and watches agent and manager; or takes away what they left.
 
 Settings are checked before anything runs, so that a bad variable is told at once and by name, all of them together,
 and not by two children in a restart loop.
@@ -16,7 +16,7 @@ import click
 import agent as agent_package
 from cli import output as out
 from core.errors import BadSetting, EnidError
-from core.settings import load
+from core.settings import Settings, load
 
 # The settings join what is wrong with `; `; one line for each variable reads better.
 SEPARATOR = re.compile(r"; (?=[A-Za-z0-9_]+=['\"])")
@@ -37,9 +37,21 @@ def supervisor_path() -> Path:
     return path
 
 
+def take_away(settings: Settings) -> None:
+    """Take away what the daemon left, and say what it was. Raises EnidError."""
+    from agent.manager import removal
+
+    for what in removal.remove(settings) or ["nothing of ours is on this host"]:
+        click.echo(what)
+
+
 @click.command(short_help="Start the node daemon (supervisor, agent, manager).")
+@click.option(
+    "--remove", is_flag=True,
+    help="Start nothing: take away what the daemon left on this host. Refused while it runs or pods of it live.",
+)  # fmt: skip
 @out.report_errors
-def agent() -> None:
+def agent(remove: bool) -> None:
     """Start the node daemon: supervisor, agent and manager, configured by environment variables alone.
 
     They are those of the Amazon VPC CNI plugin. ENABLE_IPv4=true is the only one that must be set (its chart sets it,
@@ -56,6 +68,9 @@ def agent() -> None:
         sys.exit(out.EXIT_CONFIG)
     for warning in settings.warnings:
         click.echo(f"enid: warning: {warning}", err=True)
+    if remove:
+        take_away(settings)
+        return
     supervisor = supervisor_path()
     arguments = [str(supervisor), str(settings.run_dir), sys.executable]
     sys.stdout.flush()

@@ -104,6 +104,25 @@ def merge(existing: bytes | None, settings: Settings) -> bytes | None:
     return None if wanted == found else _dump(wanted)
 
 
+def ours(existing: bytes) -> bool:
+    """Whether a list calls our plugin: the existing system's entry of the same type asks for no port mappings."""
+    found = _parse(existing)
+    return found is not None and any(map(_is_ours, found["plugins"]))
+
+
+def ours_alone(existing: bytes) -> bool:
+    """Whether a list calls our plugin and none of anybody else."""
+    found = _parse(existing)
+    return found is not None and bool(found["plugins"]) and all(map(_is_ours, found["plugins"]))
+
+
+def _is_ours(entry: object) -> bool:
+    if not isinstance(entry, dict) or entry.get("type") != PLUGIN:
+        return False
+    capabilities = entry.get("capabilities")
+    return isinstance(capabilities, dict) and capabilities.get("portMappings") is True
+
+
 def _parse(existing: bytes | None) -> dict[str, Any] | None:
     if existing is None:
         return None

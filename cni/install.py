@@ -60,6 +60,28 @@ def install_conflist(settings: Settings) -> bool:
     return content is not None and replace_file(target, content, CONFLIST_MODE)
 
 
+def remove_conflist(settings: Settings) -> list[str]:
+    """Takes our list away; what was done, in words. Raises InstallFailed.
+
+    A list in which others have their plugins stays, and is named: without its first plugin it would be worth nothing,
+    and whoever takes the node over writes it anew.
+    """
+    target = Path(settings.cni_conf_dir) / conflist.FILE_NAME
+    try:
+        existing = target.read_bytes()
+        if not conflist.ours(existing):
+            return []
+        if not conflist.ours_alone(existing):
+            return [f"left as it is, since others have plugins in it: {target}"]
+        target.unlink()
+        _sync_folder(target.parent)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise InstallFailed(f"{target} cannot be removed", cause=str(error)) from error
+    return [f"conflist {target}"]
+
+
 def replace_file(target: Path, content: bytes, mode: int) -> bool:
     """Gives `target` this content and mode in one step. Returns False, and touches nothing, if it has them.
 

@@ -8,8 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from agent.manager import removal
 from cli import agent, output
+from core.settings import Settings
 
 GOOD = {"ENABLE_IPv4": "true", "MY_NODE_NAME": "n1"}
 
@@ -69,3 +72,24 @@ def test_an_unknown_variable_of_ours_is_a_warning(tmp_path: Path) -> None:
     assert done.returncode == output.EXIT_FAILED
     assert "warning: ENID_RUN_DIRR" in done.stderr
     assert "enid-supervisor" in done.stderr
+
+
+def test_removal_starts_nothing_and_says_what_went(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENABLE_IPv4", "true")
+    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("something was started"))
+    for gone, told in ((["nftables table enid"], "nftables table enid\n"), ([], "nothing of ours is on this host\n")):
+        monkeypatch.setattr(removal, "remove", lambda _settings, gone=gone: gone)
+        result = CliRunner().invoke(agent.agent, ["--remove"])
+        assert (result.exit_code, result.stdout) == (0, told)
+
+
+def test_pods_that_remain_refuse_the_removal(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_settings: Settings) -> list[str]:
+        raise removal.PodsRemain("1 pods of ours are on this host: default/web (10.0.0.9, eni1)")
+
+    monkeypatch.setenv("ENABLE_IPv4", "true")
+    monkeypatch.setattr(removal, "remove", refused)
+    result = CliRunner().invoke(agent.agent, ["--remove"])
+    assert result.exit_code == output.EXIT_FAILED
+    assert "default/web" in result.stderr
+    assert "drain the node" in result.stderr
