@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.manager import logs
+from agent import control
+from agent.manager import logs, pool_manager
 from agent.manager.agent_link import AgentLink
 from agent.manager.jobs import Jobs, Outcome
 from agent.manager.report import KEPT, Account
@@ -101,6 +102,27 @@ def test_an_error_that_goes_on_does_not_push_out_its_cause() -> None:
     report = account.changed()
     assert report is not None
     assert report["errors"] == ["00:01:39 ec2: audit: the audit fails (100 times)", "00:00:00 ec2: first: the cause"]
+
+
+@pytest.mark.parametrize(
+    ("told_s", "ends_s", "news"),
+    [
+        (None, None, False),
+        (None, 160.0, True),
+        (160.0, None, True),
+        (160.0, 160.5, False),
+        (160.0, 200.0, True),
+        (90.0, 150.0, True),
+        # Over already: it is computed anew in each turn, and is as over as before.
+        (90.0, 100.0, False),
+    ],
+)
+def test_an_end_that_has_moved_is_news(told_s: float | None, ends_s: float | None, news: bool) -> None:
+    told, found = (
+        control.Outlook(False, "ec2", "EC2 refuses", None if end is None else round(end * 1e9))
+        for end in (told_s, ends_s)
+    )
+    assert pool_manager._same(told, found, round(100e9)) is not news
 
 
 def test_the_log_is_json_lines_and_follows_a_file_that_is_moved_away(tmp_path: Path) -> None:
