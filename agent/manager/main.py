@@ -23,6 +23,7 @@ from agent import control
 from agent.manager import logs
 from agent.manager.audit import Audit
 from agent.manager.clearance import Clearance
+from agent.manager.control_client import ControlClient
 from agent.manager.duties import Duty
 from agent.manager.host_duty import HostDuty
 from agent.manager.installer import Installer
@@ -76,6 +77,7 @@ class Manager:
             Clearance(tools, lambda: self._ready),
             Installer(tools, lambda: self._ready and self._link.total > 0),
         )
+        self._met: ControlClient | None = None
         self._ready = False
         self._turn_at = float("-inf")
         self._report_at = float("-inf")
@@ -90,13 +92,11 @@ class Manager:
     def turn(self) -> None:
         """Take in what has happened, and start what follows from it."""
         now = self._clock.now()
-        if self._link.connect():
-            log.info("connected to the agent")
-            # An agent that waits for a comparison with EC2 must not be told that there has been one.
-            self._ready = False
-            self._pool_manager.forget_agent()
-            self._tools.account.resend()
-            self._audit.resync()
+        self._link.connect()
+        # Compared, not taken from what connect() says: the start has used this link before.
+        if self._link.client is not self._met:
+            self._met = self._link.client
+            self._meet()
         if self._link.follow():
             self._soon()
         for jobs in self._jobs:
@@ -117,6 +117,17 @@ class Manager:
             self._upkeep.tick()
             self._turn_at = min(now + SLOW_TICK_S, self._pool_manager.next_at, self._upkeep.next_at)
         self._report()
+
+    def _meet(self) -> None:
+        """The connection is another one than in the last turn: nothing that was said before counts."""
+        # An agent that waits for a comparison with EC2 must not be told that there has been one.
+        self._ready = False
+        if self._link.client is None:
+            return
+        log.info("connected to the agent")
+        self._pool_manager.forget_agent()
+        self._tools.account.resend()
+        self._audit.resync()
 
     def _soon(self) -> None:
         pause = PARKED_PAUSE_S if self._link.parked else IDLE_PAUSE_S

@@ -5,6 +5,7 @@ Only the kernel is left out (`Host`). One clock for all: the manager, EC2's lag 
 
 from __future__ import annotations
 
+import contextlib
 import random
 import socket
 import threading
@@ -13,21 +14,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
+from unittest import mock
 
-from agent.manager.agent_link import AgentLink
-from agent.manager.enis import EniSteps
-from agent.manager.host_duty import nat_config
-from agent.manager.host_network import Checked, HostNetwork
-from agent.manager.jobs import Jobs
+from agent.manager import start
+from agent.manager.host_network import Checked
 from agent.manager.main import Manager
-from agent.manager.owner import Owner
-from agent.manager.report import Account as Report
-from agent.manager.start import Patience, Started, zone_subnets
 from agent.manager.state import NodeState
 from agent.manager.tools import Tools
 from clients.clock import SystemClock
-from clients.ec2 import Ec2
-from clients.imds import Imds
 from core.errors import HostNetworkError
 from core.hostnet import LinkView, NodeRules
 from core.limits import Limits
@@ -141,6 +135,9 @@ class Host:
         changed, self.nat = self.nat != config, config
         return changed
 
+    def link_names(self) -> list[str]:
+        return [f"ens{number + 5}" for number in range(len(self.links))]
+
     def set_sysctls(self, primary_link: str, tcp_early_demux: bool) -> list[str]:
         return []
 
@@ -176,45 +173,28 @@ class Bench:
         self._gates: list[Gate] = []
 
     def settings(self, **more: Any) -> Settings:
-        defaults = {"cluster_name": "prod"}
+        host: Any = self.imds.address
+        defaults = {
+            "cluster_name": "prod",
+            "ec2_endpoint": self.a.url,
+            "imds_endpoint": f"http://{host[0]}:{host[1]}",
+            "http_timeout_s": 5,
+        }
         return Settings(
             run_dir=str(self.folder), cni_bin_dir=str(self.folder / "bin"), cni_conf_dir=str(self.folder / "conf"),
             **{**defaults, **more},
         )  # fmt: skip
 
     def start(self, *, limits: Limits | None = None, seed: int = 3, **settings: Any) -> None:
-        """A new manager, as after a start of the process. `limits`: what it believes of its instance type."""
+        """A new manager, by the way that the process takes. `limits`: what it believes of its instance type."""
         config = self.settings(**settings)
-        host: Any = self.imds.address
-        imds = Imds(f"http://{host[0]}:{host[1]}", 5.0, self.clock, random.Random(seed))
-        identity = imds.identity()
-        ec2 = Ec2(identity.region, endpoint=self.a.url, timeout=5, clock=self.clock, rng=random.Random(seed + 1))
-        link, account = AgentLink(str(self.folder / "control.sock"), self.clock), Report()
-        patience = Patience(self.clock, random.Random(seed + 3), account, link)
-        state = NodeState(identity, limits or patience.try_until("type", lambda: ec2.limits(identity.instance_type)))
-        state.subnets = patience.try_until("subnets", lambda: zone_subnets(ec2, identity))
-        owner = Owner(identity.instance_id, config.cluster_name, config.additional_eni_tags)
-        rng = random.Random(seed + 2)
-        self.tools = Tools(
-            settings=config,
-            imds=imds,
-            ec2=ec2,
-            steps=EniSteps(ec2, owner, self.clock, rng, manage_untagged=config.manage_untagged_eni),
-            host=cast("HostNetwork", self.host),
-            link=AgentLink(str(self.folder / "control.sock"), self.clock),
-            clock=self.clock,
-            rng=rng,
-            account=account,
-            growth=Jobs(3, "growth"),
-            shrink=Jobs(2, "shrink"),
-            checks=Jobs(2, "checks"),
-            hosts=Jobs(1, "hosts"),
-            chores=Jobs(1, "chores"),
-        )
-        link.close()
-        primary, vpc_cidrs = self.host.primary(identity.mac, 9001), imds.vpc_cidrs(identity.mac)
-        self.host.set_nat(nat_config(config, identity.address, primary.name, vpc_cidrs))
-        self.manager = Manager(Started(self.tools, state, owner, primary, vpc_cidrs))
+        with contextlib.ExitStack() as replaced:
+            replaced.enter_context(mock.patch.object(start, "HostNetwork", return_value=self.host))
+            if limits is not None:
+                replaced.enter_context(mock.patch.object(start, "shipped_limits", return_value=limits))
+            started = start.start(config, self.clock, random.Random(seed))
+        self.tools = started.tools
+        self.manager = Manager(started)
         self._stop.clear()
         self._thread = threading.Thread(target=self._run, args=(self.manager,))
         self._thread.start()
