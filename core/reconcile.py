@@ -88,9 +88,10 @@ class Memory:
         key = (eni_id, address)
         return key not in self.leaving and asked_s - self.left.get(key, NEVER) >= LAG_S
 
-    def outgoing(self, eni_id: str) -> set[str]:
-        """Addresses of an ENI that are leaving it, or have left it lately."""
-        return {address for eni, address in (*self.leaving, *self.left) if eni == eni_id}
+    def outgoing(self, eni_id: str, now: float) -> set[str]:
+        """Addresses of an ENI that are leaving it, or have left it so lately that a Describe may still show them."""
+        resting = [key for key, when in self.left.items() if now - when < LAG_S]
+        return {address for eni, address in (*self.leaving, *resting) if eni == eni_id}
 
     def young(self, eni_id: str, address: str, asked_s: float) -> bool:
         """Whether an answer asked for at `asked_s` may be older than the change that gave us this address."""

@@ -42,12 +42,14 @@ class Created:
 class Added:
     """What an Assign came to. `confirmed`: EC2 has answered with these; else a Describe shows them, which may lag.
 
-    `refused`: EC2 allows the ENI less than we asked for, and nothing on it was new to us.
+    `refused`: EC2 allows the ENI less than we asked for, and nothing on it was new to us. `shortage`: EC2 has given
+    less than we asked for, because the subnet has no more.
     """
 
     addresses: tuple[str, ...] = ()
     confirmed: bool = True
     refused: bool = False
+    shortage: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +110,21 @@ class EniSteps:
     # --- addresses --------------------------------------------------------------------------------------------
 
     def assign(
-        self, eni_id: str, count: int, before: frozenset[str], free: Callable[[], int], priority: Priority
+        self,
+        eni_id: str,
+        count: int,
+        held: frozenset[str],
+        free: Callable[[], int],
+        priority: Priority,
+        resting: frozenset[str] = frozenset(),
     ) -> Added:
-        """Add up to `count` addresses. `before`: what the ENI has, and what has left it lately.
+        """Add up to `count` addresses. `held`: what the ENI has; `resting`: what is leaving it, or has just left it.
 
         EC2 gives all that is asked for or nothing, so a request that the subnet is too small for is repeated with
         what is `free` there by EC2's own count, then with one.
         """
         try:
-            return self._assign(eni_id, count, before, priority)
+            return self._assign(eni_id, count, held, resting, priority)
         except Ec2Error as error:
             if error.api_code not in NO_ADDRESSES:
                 raise
@@ -125,29 +133,39 @@ class EniSteps:
             if wanted == count:
                 continue
             try:
-                return self._assign(eni_id, wanted, before, priority)
+                return replace(self._assign(eni_id, wanted, held, resting, priority), shortage=True)
             except Ec2Error as error:
                 if error.api_code not in NO_ADDRESSES:
                     raise
                 last = error
         raise last
 
-    def _assign(self, eni_id: str, count: int, before: frozenset[str], priority: Priority) -> Added:
+    def _assign(
+        self, eni_id: str, count: int, held: frozenset[str], resting: frozenset[str], priority: Priority
+    ) -> Added:
         try:
-            # EC2-like services list all addresses of the ENI here, not only the new ones.
-            added = tuple(a for a in self._ec2.assign(eni_id, count, priority) if a not in before)
+            answer = self._ec2.assign(eni_id, count, priority)
         except Ec2Error as error:
+            known = held | resting
             if error.api_code == ADDRESS_LIMIT:
                 # Our view of the ENI is old, or EC2's limit is not the table's.
-                found = self._new_addresses(eni_id, before, priority)
+                shown = self._new_addresses(eni_id, held, priority)
+                found = tuple(a for a in shown if a not in resting)
+                if shown and not found:
+                    # They may be gone, or ours again by an answer that was lost: that teaches nothing of the limit.
+                    raise
                 return Added(found, confirmed=False, refused=not found)
             if not outcome_unknown(error):
                 raise
-            found = self._look(lambda: self._new_addresses(eni_id, before, priority), bool)
+            found = self._look(lambda: self._new_addresses(eni_id, known, priority), bool)
             if not found:
                 raise
             return Added(found, confirmed=False)
-        return Added(added) if added else Added(confirmed=False)
+        # EC2 likes to give again what it has just got back. But EC2-like services list all addresses of the ENI here,
+        # and among those may be one whose Unassign has lost its answer.
+        listed_all = not (held - resting).isdisjoint(answer)
+        added = tuple(a for a in answer if not (listed_all and a in held | resting))
+        return Added(added, confirmed=bool(added), shortage=0 < len(answer) < count)
 
     def _new_addresses(self, eni_id: str, before: frozenset[str], priority: Priority) -> tuple[str, ...]:
         eni = self._ec2.eni(eni_id, priority)

@@ -63,9 +63,9 @@ class Growth:
         """Ask EC2 for more addresses on an ENI."""
         managed = self._state.managed[step.eni_id]
         managed.busy, managed.coming = True, step.count
-        before = frozenset(managed.held | self._state.memory.outgoing(step.eni_id))
-        there = len(managed.held) + len(managed.eni.prefixes)
         started = self._tools.clock.now()
+        held, resting = frozenset(managed.held), frozenset(self._state.memory.outgoing(step.eni_id, started))
+        there = len(held) + len(managed.eni.prefixes)
 
         def free() -> int:
             # The count that we have may be hours old, and addresses in a subnet are everybody's.
@@ -73,7 +73,7 @@ class Growth:
             return next((subnet.free for subnet in known if subnet.subnet_id == managed.eni.subnet_id), 1)
 
         def work() -> Added:
-            return self._tools.steps.assign(step.eni_id, step.count, before, free, priority)
+            return self._tools.steps.assign(step.eni_id, step.count, held, free, priority, resting)
 
         def done(outcome: Outcome) -> None:
             managed.busy, managed.coming = False, 0
@@ -97,7 +97,7 @@ class Growth:
                 self._pool.give(managed, added.addresses)
                 self.audit_wanted = True
             self._failures.worked(step, started)
-            if added.confirmed and len(added.addresses) < step.count:
+            if added.shortage:
                 self._failures.shortage((managed.eni.subnet_id,))
 
         self._tools.growth.start(work, done)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from clients.ec2_answers import NewEni
 from clients.ec2_codes import outcome_unknown
 from core.errors import Ec2Error
 from sandbox.faults import Fault
-from tests.sandbox.ec2_kit import Account, check, make_account
+from sandbox.http import Request, Response
+from tests.sandbox.ec2_kit import Account, check, make_account, switch_to
 from tests.unit.hand_clock import HandClock
 
 NOW = Priority.WAITING
@@ -241,6 +243,39 @@ def test_assign_beyond_the_limit_finds_what_is_there(a: Account, steps: EniSteps
     assert steps.assign(a.eni, 1, frozenset(held(a, a.eni)), room(100), NOW) == Added((), False, True)
 
 
+def test_assign_takes_what_ec2_gives_again(a: Account, steps: EniSteps) -> None:
+    """Even if nobody knows whether it had gone: its Unassign has lost its answer."""
+    first = held(a, a.eni)
+    gone = steps.assign(a.eni, 3, frozenset(first), room(100), NOW).addresses
+    a.truth.unassign_ipv4(a.eni, addresses=list(gone))
+    uncertain = frozenset(first) | frozenset(gone)
+    added = steps.assign(a.eni, 3, uncertain, room(100), NOW, resting=frozenset(gone))
+    assert added == Added(gone)
+
+
+def test_assign_at_a_service_that_lists_all_takes_nothing_that_may_be_leaving(a: Account, steps: EniSteps) -> None:
+    old, leaving = a.truth.assign_ipv4(a.eni, count=2)[0]
+    real = a.api.__call__
+
+    def lists_all(request: Request) -> Response:
+        answer = real(request)
+        item = "".join(f"<item><privateIpAddress>{ip}</privateIpAddress></item>" for ip in (old, leaving)).encode()
+        tag = b"<assignedPrivateIpAddressesSet>"
+        return replace(answer, body=answer.body.replace(tag, tag + item))
+
+    switch_to(lists_all)
+    added = steps.assign(a.eni, 2, frozenset((old, leaving)), room(100), NOW, resting=frozenset((leaving,)))
+    assert set(added.addresses) == held(a, a.eni) - {old, leaving}
+    assert (added.confirmed, added.shortage) == (True, False)
+
+
+def test_an_address_limit_teaches_nothing_while_an_address_may_be_gone_or_ours(a: Account, steps: EniSteps) -> None:
+    *most, last = a.truth.assign_ipv4(a.eni, count=14)[0]
+    with pytest.raises(Ec2Error) as caught:
+        steps.assign(a.eni, 1, frozenset(most), room(100), NOW, resting=frozenset((last,)))
+    assert caught.value.api_code == "PrivateIpAddressLimitExceeded"
+
+
 def test_assign_takes_what_the_subnet_has_left(a: Account, steps: EniSteps) -> None:
     eni = a.new(SubnetId=a.small.subnet_id)
     fillers = []
@@ -252,7 +287,8 @@ def test_assign_takes_what_the_subnet_has_left(a: Account, steps: EniSteps) -> N
                 **({"SecondaryPrivateIpAddressCount": min(left, 14) - 1} if left > 1 else {}),
             )
         )
-    assert len(steps.assign(eni, 9, frozenset(), room(2), NOW).addresses) == 2
+    added = steps.assign(eni, 9, frozenset(), room(2), NOW)
+    assert (len(added.addresses), added.shortage) == (2, True)
     with pytest.raises(Ec2Error) as caught:
         steps.assign(eni, 9, frozenset(held(a, eni)), room(2), NOW)
     assert caught.value.api_code == "InsufficientFreeAddressesInSubnet"

@@ -122,6 +122,25 @@ def test_an_address_limit_brings_nothing_back_that_has_just_left(b: Bench) -> No
     assert b.agent.used() <= b.in_ec2()
 
 
+@pytest.mark.parametrize("later", [0, 65, 1800])
+def test_what_ec2_gives_again_serves_at_once(b: Bench, later: int) -> None:
+    """The sandbox gives the lowest free address: after an Unassign the same again."""
+    grown(b, 5)
+    first = b.in_ec2()
+    b.agent.delete_pods(4)
+    until("unassigned", lambda: len(b.in_ec2()) == 2)
+    until("the step ends", lambda: not b.busy())
+    b.pass_time(later, 30)
+    calls = b.calls("AssignPrivateIpAddresses")
+    b.agent.add_pods(5)
+    b.served(pace=0.0)
+    b.settled(7)
+    assert len(b.in_ec2() & first) == 6
+    assert b.agent.open() == b.in_ec2()
+    assert b.calls("AssignPrivateIpAddresses") == calls + 1
+    assert b.state.blocked == {}
+
+
 def test_what_was_assigned_behind_a_lost_answer_is_found(b: Bench) -> None:
     b.start(warm_ip_target=1)
     b.settled(1)

@@ -135,6 +135,15 @@ def test_an_eni_that_is_known_no_more_is_not_missed() -> None:
     assert memory.missing_enis == {}
 
 
+def test_what_has_left_is_outgoing_while_an_answer_may_still_show_it() -> None:
+    memory = Memory()
+    memory.leave("eni-1", ["c"])
+    memory.gone("eni-1", ["a"], 1000.0)
+    memory.gone("eni-2", ["b"], 1000.0)
+    assert memory.outgoing("eni-1", 1000.0 + LAG_S - 1) == {"a", "c"}
+    assert memory.outgoing("eni-1", 1000.0 + LAG_S) == {"c"}
+
+
 def test_memory_forgets_what_has_ended_and_nothing_else() -> None:
     one, two = ("eni-1", "a"), ("eni-1", "b")
     memory = Memory(given={one: 0.0, two: 1000.0}, left={one: 0.0}, left_enis={"eni-2": 0.0, "eni-3": 900.0})
