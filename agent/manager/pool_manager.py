@@ -49,8 +49,9 @@ class PoolManager:
             may_shrink=may_shrink,
         )
         plan = planner.plan(node, settings, parked, now)
-        # While addresses are on their way the waiting ADDs wait for them; what is left over is told afterwards.
-        on_their_way = plan.totals.coming > 0 or self._unserved()
+        # While addresses are on their way the waiting ADDs wait for them; what is left over is told afterwards. And a
+        # full node is told to be none before it gives something back, not when an ADD has met what is missing then.
+        on_their_way = plan.totals.coming > 0 or self._unserved() or any(map(_gives_back, plan.steps))
         self._tell_outlook(None if on_their_way else plan.limit, node.trouble, now)
         self._account(plan)
         priority = Priority.WAITING if parked else Priority.WARM
@@ -120,6 +121,10 @@ class PoolManager:
             "max_pods": state.capacity,
             "max_eni": settings.max_eni,
         }
+
+
+def _gives_back(step: planner.Step) -> bool:
+    return isinstance(step, planner.Unassign | planner.Remove)
 
 
 def _same(told: control.Outlook, outlook: control.Outlook, now_ns: int) -> bool:
