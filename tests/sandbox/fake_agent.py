@@ -28,7 +28,7 @@ class FakeAgent:
     """Serves `path` until `stop`. All state may be read by tests under `lock`; `refused` holds what was refused.
 
     `wait_ready`: new addresses wait for the manager's Ready, as after a long absence. `on_assign` hears of each
-    address that a pod gets, in `lock`.
+    address that a pod gets, in `lock`. `failed`: what was told to pods that waited in vain, or would have.
     """
 
     path: Path
@@ -38,6 +38,7 @@ class FakeAgent:
     report: dict[str, object] = field(default_factory=dict)
     ready: bool = False
     waiting: list[int] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
     wait_ready: bool = False
@@ -49,6 +50,7 @@ class FakeAgent:
         self._seq = 0
         self._clients: list[socket.socket] = []
         self._watchers: list[socket.socket] = []
+        self._manager: socket.socket | None = None
         self._listener = socket.socket(socket.AF_UNIX)
         self.path.unlink(missing_ok=True)
         self._listener.bind(str(self.path))
@@ -65,6 +67,7 @@ class FakeAgent:
                 self._pods += 1
                 self.waiting.append(self._pods)
             self._serve_parked()
+            self._fail_in_vain()
             self._tell(list(self.addresses))
 
     def delete_pods(self, count: int, *, cool: bool = False) -> None:
@@ -91,6 +94,17 @@ class FakeAgent:
                 address.pod = self.waiting.pop(0)
                 if self.on_assign is not None:
                     self.on_assign(address.eni_id, base)
+
+    def _fail_in_vain(self) -> None:
+        """When no address can come, as many wait as cool-downs end, and the others fail, the last come first."""
+        told = self.outlook
+        if told is None or told.can_grow or self.wait_ready:
+            return
+        open_ones = [address for address in self.addresses.values() if address.state == "open"]
+        hope = sum(address.pod is None for address in open_ones)
+        while len(self.waiting) > hope:
+            self.waiting.pop()
+            self.failed.append(f"{told.code}: {told.text}")
 
     def tell(self) -> None:
         """A test has changed something."""
@@ -155,14 +169,18 @@ class FakeAgent:
                 self._tell([], (base,))
             case control.Outlook():
                 self.outlook = request
+                before = len(self.failed)
+                self._fail_in_vain()
+                if len(self.failed) > before:
+                    self._tell([])
             case control.Report(report):
                 self.report = report
             case control.Ready():
                 self.ready, self.wait_ready = True, False
                 self._serve_parked()
                 self._tell(list(self.addresses))
-            case control.Hello():
-                pass
+            case control.Hello(role="manager"):
+                self._manager = client
             case _:
                 return control.Refused("unsupported", type(request).__name__)
         return control.Done()
@@ -182,6 +200,10 @@ class FakeAgent:
     def _serve(self, client: socket.socket) -> None:
         with client:
             self._talk(client)
+        with self.lock:
+            if client is self._manager:
+                # Whether more can come is the next manager's to say.
+                self._manager, self.outlook = None, None
 
     def _talk(self, client: socket.socket) -> None:
         buffer = bytearray()

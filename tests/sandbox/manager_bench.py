@@ -228,6 +228,7 @@ class Bench:
             enis=dict(old.enis),
             addresses=old.addresses,
             waiting=old.waiting,
+            failed=old.failed,
             on_assign=old.on_assign,
         )
 
@@ -253,13 +254,27 @@ class Bench:
         assert self.agent.open() <= self.in_ec2()
 
     def served(self, seconds: float = 15.0, pace: float = 0.05) -> None:
-        """Wait until no pod waits any more; the clock moves on by `pace` at each look."""
+        """Wait until every pod has an address; the clock moves on by `pace` at each look."""
 
         def nobody_waits() -> bool:
             self.clock.ahead += pace
             return not self.agent.waiting
 
         until("all pods have addresses", nobody_waits, seconds)
+        assert self.agent.failed == []
+
+    def tried_again(self, seconds: float = 30.0, pace: float = 0.05) -> None:
+        """The kubelet tries again with each pod that has failed, until all have addresses."""
+
+        def nobody_is_left() -> bool:
+            self.clock.ahead += pace
+            with self.agent.lock:
+                again = len(self.agent.failed)
+                self.agent.failed.clear()
+                self.agent.add_pods(again)
+                return not self.agent.waiting and not self.agent.failed
+
+        until("all pods have addresses at last", nobody_is_left, seconds)
 
     def pass_time(self, seconds: float, step: float = 5.0, look: Callable[[], object] = lambda: False) -> bool:
         """Let time go by in steps, two turns or more in each; ends early, with True, when `look` is true."""

@@ -65,7 +65,7 @@ def test_a_burst_grows_to_the_limit_and_names_it(b: Bench) -> None:
     b.start(warm_eni_target=0)
     b.settled(PER_ENI)
     b.agent.add_pods(4 * PER_ENI)
-    until("all pods have addresses", lambda: not b.agent.waiting)
+    b.served()
     b.settled(4 * PER_ENI)
     assert len(b.agent.used()) == 4 * PER_ENI
     assert sorted(eni.device for eni in b.agent.enis.values()) == [0, 1, 2, 3]
@@ -82,7 +82,7 @@ def test_shrinks_when_pods_go(b: Bench) -> None:
     b.start(warm_ip_target=2)
     b.settled(2)
     b.agent.add_pods(20)
-    until("all pods have addresses", lambda: not b.agent.waiting)
+    b.served()
     b.settled(22)
     assert b.tools is not None
     b.agent.delete_pods(20, cool=True)
@@ -229,12 +229,12 @@ def test_a_new_agent_is_told_everything_again(b: Bench) -> None:
     b.start(warm_ip_target=2)
     b.settled(2)
     b.agent.add_pods(16)
-    until("all pods have addresses", lambda: not b.agent.waiting)
+    b.served()
     b.restart_agent()
     until("ready", lambda: b.agent.ready)
     until("ENIs", lambda: "SetEni" in b.agent.commands)
     b.agent.add_pods(3)
-    until("all pods have addresses", lambda: not b.agent.waiting)
+    b.served()
     assert b.agent.used() <= b.in_ec2()
     assert b.agent.refused == []
 
@@ -253,7 +253,7 @@ def test_a_new_manager_changes_nothing(b: Bench) -> None:
     b.start(warm_ip_target=2)
     b.settled(2)
     b.agent.add_pods(16)
-    until("all pods have addresses", lambda: not b.agent.waiting)
+    b.served()
     b.settled(18)
     b.kill()
     told = len(b.a.told.events)
@@ -261,7 +261,7 @@ def test_a_new_manager_changes_nothing(b: Bench) -> None:
     b.start(warm_ip_target=2)
     until("ready", lambda: b.agent.ready)
     b.agent.add_pods(2)
-    until("all pods have addresses", lambda: not b.agent.waiting)
+    b.served()
     b.settled(20)
     assert [event for event, _ in b.a.told.events[told:]] == ["addresses_changed"]
     assert b.agent.refused == []
@@ -300,7 +300,7 @@ def test_an_unmanaged_eni_is_left_alone_and_counts(b: Bench) -> None:
     b.start(warm_eni_target=0)
     until("ready", lambda: b.agent.ready)
     b.agent.add_pods(3 * PER_ENI)
-    until("all pods have addresses", lambda: not b.agent.waiting)
+    b.served()
     assert other not in b.agent.enis
     assert sorted(eni.device for eni in b.agent.enis.values()) == [0, 2, 3]
     b.agent.add_pods(1)

@@ -1,4 +1,4 @@
-"""A random life of a node, and two promises that hold at every moment of it.
+"""A random life of a node, and promises that hold at every moment of it.
 
 Pods come and go; EC2 is throttled, loses answers before and after they took effect, and shows what was true seconds
 ago, as the metadata do; the agent comes back with its journal, the manager is killed and started anew; strangers
@@ -6,6 +6,8 @@ attach and detach ENIs and add addresses. Whenever a pod gets an address, and wh
 
 - an address that a pod uses is on the ENI that the agent took it from, by EC2's ledger;
 - no step takes an address, or its ENI, from a pod.
+
+No pod fails but over a limit that there is, or over a refusal that this life has had from EC2.
 
 The seed is in the test's name. Set ENID_SEED to repeat one, ENID_SEEDS to run more.
 """
@@ -78,6 +80,8 @@ class Life:
         self.b = b
         self.rng = rng
         self.strangers: list[str] = []
+        self.limited = False
+        self.refusals: set[str] = set()
         self.settings = rng.choice(
             [
                 {"warm_ip_target": 1},
@@ -87,6 +91,16 @@ class Life:
                 {"warm_ip_target": 2, "max_eni": 2},
             ]
         )
+        self.limited = "max_eni" in self.settings
+
+    def surprised(self) -> list[str]:
+        """What was told to pods that have failed without need."""
+        with self.b.agent.lock:
+            texts = set(self.b.agent.failed)
+        expected = {text for text in texts if any(code in text for code in self.refusals)}
+        if self.limited:
+            expected |= {text for text in texts if text.startswith("node-full")}
+        return sorted(texts - expected)
 
     def step(self) -> str:
         """One thing happens; its name."""
@@ -127,6 +141,10 @@ class Life:
         action = self.rng.choice(CHANGES)
         if fault.error == "PrivateIpAddressLimitExceeded":
             action = "AssignPrivateIpAddresses"
+            # The ENI, and with it the node, has less room from then on.
+            self.limited = True
+        if fault.error == "UnauthorizedOperation":
+            self.refusals.add(fault.error)
         self.b.a.truth.faults.add(
             Fault(action, fault.when, error=fault.error, status=fault.status, drop=fault.drop, times=fault.times)
         )
@@ -154,6 +172,7 @@ class Life:
                 truth.delete_eni(made.eni_id)
             else:
                 self.strangers.append(made.eni_id)
+                self.limited = True
 
     def stranger_goes(self) -> None:
         if self.strangers:
@@ -193,6 +212,7 @@ def test_no_pod_ever_has_an_address_that_ec2_has_not_given_its_node(fast: Bench,
             time.sleep(0.005)
         assert witness.broken == [], happened
         assert b.agent.used() <= b.in_ec2(), happened
+        assert life.surprised() == [], happened
     # Everything is well again: whoever can be served is, and the pool is what EC2 has.
     b.a.truth.faults.clear()
     b.a.truth.api.lag = b.a.truth.imds.lag = 0.0
@@ -204,7 +224,12 @@ def test_no_pod_ever_has_an_address_that_ec2_has_not_given_its_node(fast: Bench,
     def at_rest() -> bool:
         b.a.truth.tick()
         b.clock.ahead += 2
-        served = not b.agent.waiting or (b.agent.outlook is not None and b.agent.outlook.code == "node-full")
+        with b.agent.lock:
+            # The kubelet tries again with pods that have failed.
+            b.agent.failed.clear()
+            b.agent.add_pods(MOST_PODS - len(b.agent.used()) - len(b.agent.waiting))
+            full = b.agent.outlook is not None and b.agent.outlook.code == "node-full"
+            served = not b.agent.waiting and (full or not b.agent.failed)
         return served and not b.busy() and b.agent.open() <= b.in_ec2()
 
     until("all is well again", at_rest, 40)

@@ -109,7 +109,7 @@ def test_waiting_pods_get_no_address_of_an_excluded_eni(b: Bench) -> None:
     known(b)
     b.pass_time(60)
     assert b.agent.used() == set()
-    assert len(b.agent.waiting) == 3
+    assert len(b.agent.failed) == 3
 
 
 def test_tags_of_subnets_are_waited_for_when_ec2_is_busy(b: Bench) -> None:
@@ -155,7 +155,7 @@ def test_without_discovery_only_the_own_subnet_is_used_unless_it_is_excluded(b: 
     b.agent.add_pods(PER_ENI + 1)
     if excluded:
         until("told", lambda: b.agent.outlook and b.agent.outlook.code == "subnet-full")
-        assert len(b.agent.waiting) == 1
+        assert len(b.agent.failed) == 1
     else:
         b.served()
         assert subnets_of_new_enis(b) == {b.a.subnet.subnet_id}

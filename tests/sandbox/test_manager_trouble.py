@@ -43,10 +43,10 @@ def test_an_attachment_limit_is_believed_for_a_while_only(b: Bench) -> None:
         return "3 of them" not in outlook(b) and "1 of them not managed" in outlook(b)
 
     until("the limit is named", told)
-    assert len(b.agent.waiting) == 8
+    assert len(b.agent.failed) == 8
     assert "4 ENIs (1 of them not managed) with 14 pod addresses each: 42 in all" in outlook(b)
     b.detach(stranger)
-    b.served(pace=5)
+    b.tried_again(pace=5)
     assert len(b.agent.used()) == 50
     assert b.agent.used() <= b.in_ec2()
 
@@ -83,8 +83,9 @@ def test_attaching_that_is_refused_for_ever_makes_few_enis(b: Bench, code: str) 
     assert b.calls("DescribeNetworkInterfaces") <= 60
     assert set(b.a.truth.enis) == {b.a.eni}
     # What is right again is found out by itself.
+    assert len(b.agent.failed) == 20 - PER_ENI
     b.a.truth.faults.clear()
-    b.served(30, pace=10)
+    b.tried_again(pace=10)
 
 
 def test_a_quota_is_told_to_pods_at_once(b: Bench) -> None:
@@ -166,7 +167,8 @@ def test_what_can_neither_be_attached_nor_deleted_stays_the_only_one(b: Bench) -
     b.a.truth.faults.clear()
     b.pass_time(700, 5, lambda: stranded not in b.a.truth.enis)
     assert stranded not in b.a.truth.enis
-    b.served(30, pace=5)
+    assert len(b.agent.failed) == 20 - PER_ENI
+    b.tried_again(pace=5)
 
 
 # --- giving back ---------------------------------------------------------------------------------------------------
@@ -240,7 +242,7 @@ def test_a_node_is_not_full_while_something_is_leaving(b: Bench) -> None:
     b.agent.add_pods(6)
     b.pass_time(5, 0.5)
     assert outlook(b).startswith("grows")
-    assert b.agent.waiting
+    assert len(b.agent.waiting) == 4
     gate.open()
     b.served(pace=0.5)
     assert b.agent.used() <= b.in_ec2()
@@ -292,9 +294,9 @@ def test_what_a_subnet_has_left_is_taken_by_its_count_of_now(b: Bench) -> None:
     assert b.a.truth.free_addresses(b.a.subnet.subnet_id) == 5
     b.agent.add_pods(10)
     until("all that is left is taken", lambda: len(b.agent.used()) == 6)
-    assert len(b.agent.waiting) == 4
-    assert b.calls("AssignPrivateIpAddresses") <= 4
     until("named", lambda: outlook(b).startswith("full subnet-full"))
+    assert len(b.agent.failed) == 4
+    assert b.calls("AssignPrivateIpAddresses") <= 4
 
 
 # --- calls without a cause -----------------------------------------------------------------------------------------
