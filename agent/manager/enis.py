@@ -18,7 +18,8 @@ from clients.budget import Priority
 from clients.clock import Clock
 from clients.ec2 import TAG_CREATED, TAG_INSTANCE, Ec2
 from clients.ec2_answers import Attachment, Ec2Eni, NewEni, Subnet
-from clients.ec2_codes import ADDRESS_LIMIT, ENI_GONE, NO_ADDRESSES, never_happened, outcome_unknown
+from clients.ec2_codes import ADDRESS_LIMIT, ENI_GONE, NO_ADDRESSES, never_happened, outcome_unknown, pause_after
+from core.backoff import LASTING
 from core.errors import Ec2Error
 
 LOOKS: Final = 4
@@ -72,7 +73,7 @@ class SubnetsFull(Ec2Error):
 
 
 class NotAttached(Ec2Error):
-    """A new ENI could not be attached. `stranded` is its id if it could not be deleted either."""
+    """A new ENI could not be attached. `stranded` is its id if it could not be deleted either; `hopeful`: for now."""
 
     def __init__(self, first: Ec2Error, eni_id: str, second: Ec2Error | None) -> None:
         cause = first.cause
@@ -83,6 +84,7 @@ class NotAttached(Ec2Error):
             remedy=first.remedy,
         )  # fmt: skip
         self.stranded = eni_id if second is not None else ""
+        self.hopeful = second is None or pause_after(second) is not LASTING
 
 
 class StillAttached(Ec2Error):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from agent.manager.enis import NotAttached, SubnetsFull
-from agent.manager.state import NodeState
+from agent.manager.state import NodeState, Stranded
 from agent.manager.tools import Tools
 from clients.ec2_codes import NO_ADDRESSES, never_happened, pause_after
 from core.backoff import LASTING, PASSING
@@ -46,7 +46,7 @@ class Failures:
         now, chance = self._tools.clock.now(), self._tools.rng.random()
         text = error.text if isinstance(error, EnidError) else f"{type(error).__name__}: {error}"
         if isinstance(error, NotAttached) and error.stranded:
-            self._state.stranded[error.stranded] = error.cause
+            self._state.stranded[error.stranded] = Stranded(error.cause, error.hopeful)
         hold = self._state.grow.failed(name, pause_after(error), now, chance, text)
         log.info("%s: not tried again for %.1f s", step, hold.until - now)
         # A lost answer may have been a yes, and a refusal shows that we see the node as it is no more.

@@ -14,7 +14,7 @@ from typing import Final
 from agent import control
 from clients.ec2_answers import Attachment, Ec2Eni, Subnet
 from clients.imds import Identity
-from core.backoff import Bound, Holds
+from core.backoff import Bound, Holds, Readiness
 from core.hostnet import gateway
 from core.limits import Limits
 from core.names import TABLE_MAIN, route_table
@@ -91,10 +91,20 @@ class ManagedEni:
 
 
 @dataclass(slots=True)
+class Stranded:
+    """Why an ENI of ours is still there that is attached nowhere. `hopeful`: the next try to delete it, `again_s`, is
+    likely to help; it is infinity until it is known."""
+
+    why: str
+    hopeful: bool
+    again_s: float = float("inf")
+
+
+@dataclass(slots=True)
 class NodeState:
     """The node. `others`: attached ENIs that are not in the pool, by id; among them `strangers`, which are not ours,
     and `unplaced`, whose host side could not be brought up. `creating`: device index to addresses. `leaving`: ENIs on
-    their way out, by id. `stranded`: ENIs that we made, could not attach and could not delete, with the reason.
+    their way out, by id. `stranded`: ENIs that this life made, could not attach and could not delete.
     `blocked`: subnets without free addresses, until when. `grow`, `shrink`: pauses after failures, by ENI (and CREATE).
     """
 
@@ -106,7 +116,7 @@ class NodeState:
     unplaced: set[str] = field(default_factory=set)
     creating: dict[int, int] = field(default_factory=dict)
     leaving: dict[str, ManagedEni] = field(default_factory=dict)
-    stranded: dict[str, str] = field(default_factory=dict)
+    stranded: dict[str, Stranded] = field(default_factory=dict)
     blocked: dict[str, float] = field(default_factory=dict)
     subnets: tuple[Subnet, ...] = ()
     memory: Memory = field(default_factory=Memory)
@@ -173,9 +183,9 @@ class NodeState:
             leaving=len(self.leaving),
             subnets=usable,
             blocked=dict(self.blocked),
-            create="no" if self.stranded else self.grow.readiness(CREATE, now),
+            create=self._may_create(now),
             trouble=self._trouble(now),
-            trouble_ends_s=self.grow.next_end(now),
+            trouble_ends_s=self._trouble_ends(now),
             may_shrink=may_shrink,
             may_change_enis=may_change_enis,
             last_shrink_s=self.last_shrink,
@@ -184,8 +194,18 @@ class NodeState:
     def _trouble(self, now: float) -> str:
         if not self.stranded:
             return self.grow.why(now)
-        eni_id, why = next(iter(self.stranded.items()))
-        return f"{eni_id} was created here, is attached nowhere and cannot be deleted, so no other is made: {why}"
+        eni_id, stranded = next(iter(self.stranded.items()))
+        what = f"{eni_id} was created here, is attached nowhere and cannot be deleted"
+        return f"{what}, so no other is made: {stranded.why}"
+
+    def _may_create(self, now: float) -> Readiness:
+        if not self.stranded:
+            return self.grow.readiness(CREATE, now)
+        return "soon" if all(stranded.hopeful for stranded in self.stranded.values()) else "no"
+
+    def _trouble_ends(self, now: float) -> float:
+        tries = [max(stranded.again_s, now) for stranded in self.stranded.values()]
+        return min(tries, default=self.grow.next_end(now))
 
     def view(self, managed: ManagedEni, blocks: Iterable[control.Block], now: float) -> EniView:
         """One ENI for the planner. What is on it and not in the pool, or in quarantine, takes up room all the same."""

@@ -9,7 +9,7 @@ import pytest
 
 from core.limits import Limits
 from sandbox.faults import Fault
-from tests.sandbox.manager_bench import PER_ENI, Bench, until
+from tests.sandbox.manager_bench import PER_ENI, Bench, tag_spec, until
 
 DENIED = {"error": "UnauthorizedOperation", "status": 403}
 
@@ -163,12 +163,47 @@ def test_what_can_neither_be_attached_nor_deleted_stays_the_only_one(b: Bench) -
     assert b.calls("CreateNetworkInterface") == 1
     assert stranded in outlook(b)
     assert outlook(b).startswith("full ec2")
+    assert retry_after(b) is not None
     # Once it can be deleted it is, without waiting for the hourly search, and growth goes on.
     b.a.truth.faults.clear()
     b.pass_time(700, 5, lambda: stranded not in b.a.truth.enis)
     assert stranded not in b.a.truth.enis
     assert len(b.agent.failed) == 20 - PER_ENI
     b.tried_again(pace=5)
+
+
+def test_a_deletion_that_fails_for_a_while_makes_no_pod_fail(b: Bench) -> None:
+    b.start(warm_ip_target=1)
+    b.settled(1)
+    b.a.truth.faults.add(Fault("AttachNetworkInterface", error="IncorrectState", status=400, times=1))
+    # The step tries four times, then the searches do.
+    b.a.truth.faults.add(Fault("DeleteNetworkInterface", error="InternalError", status=500, times=9))
+    b.agent.add_pods(20)
+    until("it is told", lambda: "attached nowhere and cannot be deleted" in outlook(b))
+    assert len(b.agent.waiting) == 20 - PER_ENI
+    b.served(30, pace=0.5)
+    assert b.agent.used() <= b.in_ec2()
+
+
+@pytest.mark.parametrize("code", ["UnauthorizedOperation", "RequestLimitExceeded"])
+def test_what_an_earlier_life_left_behind_stops_no_creation(b: Bench, code: str) -> None:
+    tags = {
+        "node.k8s.amazonaws.com/instance_id": b.a.node.instance_id,
+        "node.k8s.amazonaws.com/createdAt": "2020-01-01T00:00:00Z",
+    }
+    left = b.a.new(Description=f"aws-K8S-{b.a.node.instance_id}", TagSpecifications=tag_spec(tags))
+    b.fault("DeleteNetworkInterface", error=code, status=403)
+    b.start(warm_ip_target=1)
+    b.settled(1)
+    b.pass_time(240, 5, lambda: b.calls("DeleteNetworkInterface") >= 4)
+    assert b.calls("DeleteNetworkInterface") >= 4
+    b.pass_time(10, 1)
+    b.agent.add_pods(20)
+    b.served(pace=0.2)
+    # The next search tries again.
+    b.a.truth.faults.clear()
+    b.pass_time(7200, 60, lambda: left not in b.a.truth.enis)
+    assert left not in b.a.truth.enis
 
 
 # --- giving back ---------------------------------------------------------------------------------------------------
