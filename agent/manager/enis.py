@@ -13,18 +13,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NoReturn, TypeVar
 
+from agent.manager.eni_errors import NotAttached, PerhapsAttached, StillAttached, SubnetsFull
 from agent.manager.owner import Owner
 from clients.budget import Priority
 from clients.clock import Clock
 from clients.ec2 import TAG_CREATED, TAG_INSTANCE, Ec2
 from clients.ec2_answers import Attachment, Ec2Eni, NewEni, Subnet
-from clients.ec2_codes import ADDRESS_LIMIT, ENI_GONE, NO_ADDRESSES, never_happened, outcome_unknown, pause_after
-from core.backoff import LASTING
+from clients.ec2_codes import ADDRESS_LIMIT, ENI_GONE, NO_ADDRESSES, never_happened, outcome_unknown
 from core.errors import Ec2Error
 
 LOOKS: Final = 4
 FIRST_WAIT_S: Final = 0.2
 DETACH_WAIT_S: Final = 60.0
+# As long as a Describe may lag behind an Attach whose answer was lost.
+ATTACH_WAIT_S: Final = 30.0
+ENI_IN_USE: Final = "InvalidNetworkInterface.InUse"
 # An Unassign that has to wait its turn for longer is not worth keeping an ENI from growing.
 UNASSIGN_PATIENCE_S: Final = 5.0
 T = TypeVar("T")
@@ -60,40 +63,6 @@ class Unassigned:
     left: tuple[str, ...] = ()
     error: Ec2Error | None = None
     certain: bool = True
-
-
-class SubnetsFull(Ec2Error):
-    """None of these subnets has a free address."""
-
-    def __init__(self, subnets: Sequence[str], cause: Ec2Error) -> None:
-        super().__init__(
-            f"no free addresses in {', '.join(subnets)}", action=cause.action, api_code=cause.api_code, cause=cause.text
-        )
-        self.subnets = tuple(subnets)
-
-
-class NotAttached(Ec2Error):
-    """A new ENI could not be attached. `stranded` is its id if it could not be deleted either; `hopeful`: for now."""
-
-    def __init__(self, first: Ec2Error, eni_id: str, second: Ec2Error | None) -> None:
-        cause = first.cause
-        if second is not None:
-            cause = f"{cause}; " * bool(cause) + f"{eni_id} could not be deleted: {second.text}"
-        super().__init__(
-            first.text, action=first.action, api_code=first.api_code, cause=cause, retry_after=first.retry_after,
-            remedy=first.remedy,
-        )  # fmt: skip
-        self.stranded = eni_id if second is not None else ""
-        self.hopeful = second is None or pause_after(second) is not LASTING
-
-
-class StillAttached(Ec2Error):
-    """An ENI was to be removed, and EC2 has not begun to: it is as it was."""
-
-    def __init__(self, cause: Ec2Error) -> None:
-        super().__init__(
-            cause.text, action=cause.action, api_code=cause.api_code, cause=cause.cause, remedy=cause.remedy
-        )
 
 
 class EniSteps:
@@ -203,11 +172,14 @@ class EniSteps:
     ) -> Created:
         """Create an ENI with `count` addresses in the first of `subnets` that has room, and attach it as `device`.
 
-        Raises SubnetsFull if no subnet has an address left, NotAttached if it cannot be attached: then it is deleted.
+        Raises SubnetsFull if no subnet has an address left, NotAttached if it cannot be attached: then it is deleted,
+        and PerhapsAttached if that is not known.
         """
         eni, short = self._create_somewhere(count, subnets, groups, tracking, priority)
         try:
             attachment_id = self._attach(eni.eni_id, device, priority)
+        except PerhapsAttached:
+            raise
         except Ec2Error as error:
             self._undo(eni.eni_id, error)
         kept = True
@@ -279,11 +251,41 @@ class EniSteps:
         except Ec2Error as error:
             if not outcome_unknown(error) and error.api_code not in ENI_GONE:
                 raise
+            first = error
+        try:
             # No answer, or EC2 does not know its own new ENI yet.
-            found = self._look(lambda: self._ec2.eni(eni_id, priority), lambda eni: eni and eni.attachment is not None)
-            if found and found.attachment and found.attachment.instance_id == self._owner.instance_id:
-                return found.attachment.attachment_id
+            return self._attach_again(eni_id, device, priority)
+        except Ec2Error as error:
+            if outcome_unknown(first) or outcome_unknown(error):
+                # One of the two may have worked, whatever the other one was told.
+                raise PerhapsAttached(error, eni_id) from error
+            raise
+
+    def _attach_again(self, eni_id: str, device: int, priority: Priority) -> str:
+        found = self._look(lambda: self._attachment_here(eni_id, priority), bool)
+        if found is not None:
+            return found
+        try:
             return self._ec2.attach(eni_id, self._owner.instance_id, device, 0, priority)
+        except Ec2Error as error:
+            if not outcome_unknown(error) and error.api_code != ENI_IN_USE:
+                raise
+            last = error
+        # It is attached, or may be: a Describe shows it in the end.
+        deadline, wait = self._clock.now() + ATTACH_WAIT_S, FIRST_WAIT_S
+        while self._clock.now() < deadline:
+            self._clock.sleep(wait)
+            wait = min(wait * 2, 5.0)
+            found = self._attachment_here(eni_id, priority)
+            if found is not None:
+                return found
+        raise last
+
+    def _attachment_here(self, eni_id: str, priority: Priority) -> str | None:
+        eni = self._ec2.eni(eni_id, priority)
+        if eni is None or eni.attachment is None or eni.attachment.instance_id != self._owner.instance_id:
+            return None
+        return eni.attachment.attachment_id
 
     # --- removal ------------------------------------------------------------------------------------------------
 

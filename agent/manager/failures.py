@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
-from agent.manager.enis import NotAttached, SubnetsFull
+from agent.manager.eni_errors import NotAttached, SubnetsFull
 from agent.manager.state import NodeState, Stranded
 from agent.manager.tools import Tools
 from clients.ec2_codes import NO_ADDRESSES, never_happened, pause_after

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from agent.manager.enis import StillAttached, Unassigned
+from agent.manager.eni_errors import StillAttached
+from agent.manager.enis import Unassigned
 from agent.manager.failures import Failures
 from agent.manager.jobs import Outcome
 from agent.manager.pool import Pool

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from agent.manager.enis import Added, Created, EniSteps, NotAttached, StillAttached, SubnetsFull
+from agent.manager.eni_errors import NotAttached, PerhapsAttached, StillAttached, SubnetsFull
+from agent.manager.enis import Added, Created, EniSteps
 from agent.manager.leaks import LEAK_AGE_S, sweep
 from agent.manager.owner import Owner
 from clients.budget import Priority
@@ -368,6 +369,19 @@ def test_what_can_neither_be_attached_nor_deleted_says_first_why_not_attached(
     a.truth.faults.clear()
     assert sweep(steps, frozenset(), frozenset({stranded})) == ([stranded], {})
     assert set(a.truth.enis) == {a.eni}
+
+
+def test_an_attach_without_an_answer_is_not_undone(a: Account, ec2: Ec2, steps: EniSteps) -> None:
+    """EC2 does not show it for longer than anybody waits."""
+    a.truth.faults.add(Fault("AttachNetworkInterface", when="after", drop=True, times=1))
+    a.truth.api.lag = 1000
+    with pytest.raises(PerhapsAttached) as caught:
+        create(steps, ec2, a)
+    assert caught.value.hopeful
+    (made,) = set(a.truth.enis) - {a.eni}
+    assert caught.value.stranded == made
+    assert a.truth.eni(made).device == 1
+    assert "DeleteNetworkInterface" not in ec2.counts()
 
 
 def test_leaks_of_an_earlier_life_are_swept_and_nothing_else(

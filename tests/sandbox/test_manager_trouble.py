@@ -185,6 +185,19 @@ def test_a_deletion_that_fails_for_a_while_makes_no_pod_fail(b: Bench) -> None:
     assert b.agent.used() <= b.in_ec2()
 
 
+def test_an_attach_whose_answer_is_lost_is_found_although_ec2_lags(b: Bench) -> None:
+    b.start(warm_ip_target=1)
+    b.settled(1)
+    b.a.truth.api.lag = 5
+    b.a.truth.faults.add(Fault("AttachNetworkInterface", when="after", drop=True, times=1))
+    b.agent.add_pods(20)
+    b.served(pace=0.2)
+    assert len(b.a.truth.enis) == 2
+    assert b.agent.used() <= b.in_ec2()
+    # Only that it is in use has saved it otherwise.
+    assert b.calls("DeleteNetworkInterface") == 0
+
+
 @pytest.mark.parametrize("code", ["UnauthorizedOperation", "RequestLimitExceeded"])
 def test_what_an_earlier_life_left_behind_stops_no_creation(b: Bench, code: str) -> None:
     tags = {
