@@ -17,6 +17,7 @@ from typing import Any, cast
 from unittest import mock
 
 from agent.manager import start
+from agent.manager.audit import TICK_S
 from agent.manager.host_network import Checked
 from agent.manager.main import Manager
 from agent.manager.state import NodeState
@@ -36,6 +37,8 @@ from tests.sandbox.fake_agent import FakeAgent
 PER_ENI = 14
 # Questions to EC2 that nothing gives cause for are hours apart.
 NEXT_SWEEP = 5 * 3600.0
+# The metadata are looked at each minute, a tenth more or less.
+NEXT_TICK = 1.11 * TICK_S
 ROLE = "kubernetes.io/role/cni"
 NO_MANAGE = {"node.k8s.amazonaws.com/no_manage": "true"}
 

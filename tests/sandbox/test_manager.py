@@ -14,7 +14,7 @@ import pytest
 
 from sandbox.faults import Fault
 from tests.sandbox.fake_agent import FakeAgent
-from tests.sandbox.manager_bench import NEXT_SWEEP, PER_ENI, Bench, tag_spec, until
+from tests.sandbox.manager_bench import NEXT_SWEEP, NEXT_TICK, PER_ENI, Bench, tag_spec, until
 
 
 def test_start_of_a_fresh_node(b: Bench) -> None:
@@ -192,7 +192,7 @@ def test_an_address_that_ec2_no_longer_shows_stays_with_its_pod(b: Bench) -> Non
     thief = b.a.new(
         PrivateIpAddresses=[{"PrivateIpAddress": victim, "Primary": True}, {"PrivateIpAddress": idle, "Primary": False}]
     )
-    b.clock.ahead += 61
+    b.clock.ahead += NEXT_TICK
     until("quarantine", lambda: b.agent.addresses[victim].state == b.agent.addresses[idle].state == "quarantined")
     b.clock.ahead += 70
     until("the idle one goes", lambda: idle not in b.agent.addresses)
@@ -211,7 +211,7 @@ def test_addresses_that_others_assign_come_in(b: Bench) -> None:
     b.start(warm_ip_target=2)
     b.settled(2)
     b.a.truth.assign_ipv4(b.a.eni, count=2)
-    b.clock.ahead += 61
+    b.clock.ahead += NEXT_TICK
     until("taken in, and given back as surplus", lambda: len(b.agent.open()) == 4 or len(b.in_ec2()) == 2)
 
 
