@@ -28,8 +28,9 @@ from bench.stats import percentile
 from clients.budget import Priority
 from clients.clock import SystemClock
 from clients.ec2 import Ec2
-from sandbox import api, http
-from sandbox.truth import Truth
+from sandbox.base import http
+from sandbox.ec2 import api
+from sandbox.ec2.truth import Truth
 
 ENIS = 1000
 LEVELS = {1: 200}

@@ -16,8 +16,8 @@ from pathlib import Path
 from bench.node import memory_bytes
 from bench.results import Answer, Figure, Options, Question, figure
 from cli.stage import Place, Stage, wait_for
-from sandbox.client import Sandbox
-from sandbox.scenario import Scenario, TypeSpec
+from sandbox.face.client import Sandbox
+from sandbox.world.scenario import Scenario, TypeSpec
 
 PODS = 110
 CYCLES = 1000

@@ -22,12 +22,13 @@ from cli import traces
 from cli.stage import Stage
 from cli.story import Narrator, NotAsClaimed, settled, tell
 from core.errors import EnidError
-from sandbox import lifetime, place
-from sandbox.client import Sandbox
-from sandbox.errors import Ec2Error
-from sandbox.failures import SandboxFailure
-from sandbox.limits import Catalogue
-from sandbox.scenario import Scenario
+from sandbox.base.failures import SandboxFailure
+from sandbox.ec2.errors import Ec2Error
+from sandbox.ec2.limits import Catalogue
+from sandbox.face import lifetime
+from sandbox.face.client import Sandbox
+from sandbox.world import place
+from sandbox.world.scenario import Scenario
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

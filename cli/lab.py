@@ -13,9 +13,10 @@ import click
 from click.core import ParameterSource
 
 from cli.stage import Stage
-from sandbox import output, place
-from sandbox.client import Sandbox, default_folder
-from sandbox.scenario import Scenario
+from sandbox.commands import output
+from sandbox.face.client import Sandbox, default_folder
+from sandbox.world import place
+from sandbox.world.scenario import Scenario
 
 
 @click.command(cls=output.Command, short_help="Nodes with enid on each, to look inside.")

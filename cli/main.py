@@ -20,7 +20,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "explain": ("cli.explain:explain", "Why a pod has, or lacks, an address."),
     "lab": ("cli.lab:lab", "Nodes in a VPC on this machine, with enid on each, to look inside."),
     "pods": ("cli.pods:pods", "The pods of this node and their addresses."),
-    "sandbox": ("sandbox.cli:sandbox", "The VPC in a box."),
+    "sandbox": ("sandbox.commands.main:sandbox", "The VPC in a box."),
     "status": ("cli.status:status", "The address pool of this node, per ENI."),
     "version": ("cli.version:version", "Releases and formats of the parts."),
 }

@@ -22,9 +22,9 @@ from typing import Final, TypeVar
 from cli.control_client import ControlClient
 from core import names
 from core.errors import AgentGone
-from sandbox import shapes
-from sandbox.client import Sandbox
-from sandbox.failures import SandboxFailure
+from sandbox.base import shapes
+from sandbox.base.failures import SandboxFailure
+from sandbox.face.client import Sandbox
 
 T = TypeVar("T")
 DAEMON = "enid"

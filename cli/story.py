@@ -12,7 +12,7 @@ import click
 
 from cli import traces
 from cli.stage import Place, Stage, cni_addresses, failed, wait_for
-from sandbox import shapes
+from sandbox.base import shapes
 
 Addresses = Mapping[str, tuple[str, str]]
 # Pods that are made one at a time before the others, for a figure without any waiting in it.

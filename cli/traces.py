@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandbox import shapes
+from sandbox.base import shapes
 
 State = Mapping[str, Sequence[str]]
 NAMESPACES = ("pid", "mnt", "net")
@@ -109,7 +109,7 @@ def processes_in(spaces: set[str], home: Path) -> list[str]:
             ended = (entry / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
         except OSError:
             continue
-        named = f"{home}/nodes" in words or ("sandbox.daemon" in words and str(home) in words)
+        named = f"{home}/nodes" in words or ("sandbox.world.daemon" in words and str(home) in words)
         if not ended and (named or _namespaces(int(entry.name)) & spaces):
             left.append(f"process {entry.name}: {words[:120]}")
     return left

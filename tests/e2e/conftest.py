@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from cli.stage import Stage
-from sandbox.client import Sandbox
-from sandbox.scenario import Scenario
+from sandbox.face.client import Sandbox
+from sandbox.world.scenario import Scenario
 
 # What Python prints by itself when something was not caught.
 TRACES = ("Traceback (most recent call last)", "Exception ignored", "Exception in thread")

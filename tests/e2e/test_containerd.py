@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cli.stage import Stage, wait_for
-from sandbox.scenario import Scenario
+from sandbox.world.scenario import Scenario
 from tests.e2e import containerd
 from tests.e2e.conftest import MakeStage
 

@@ -11,9 +11,9 @@ from collections.abc import Callable
 import pytest
 
 from cli.stage import DAEMON, Place, Stage, cni_addresses, failed, wait_for
-from sandbox.failures import SandboxFailure
-from sandbox.scenario import Scenario
-from sandbox.shapes import PodAnswer
+from sandbox.base.failures import SandboxFailure
+from sandbox.base.shapes import PodAnswer
+from sandbox.world.scenario import Scenario
 from tests.e2e.conftest import MakeStage
 
 pytestmark = pytest.mark.root

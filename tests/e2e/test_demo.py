@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import place
+from sandbox.world import place
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "cli.main", "demo", "--nodes", "2", "--pods", "8"]

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from cli.stage import DAEMON
-from sandbox import output, place
-from sandbox.client import Sandbox
+from sandbox.commands import output
+from sandbox.face.client import Sandbox
+from sandbox.world import place
 
 pytestmark = pytest.mark.root
 

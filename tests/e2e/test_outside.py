@@ -13,8 +13,8 @@ import threading
 import pytest
 
 from cli.stage import Place, Stage, cni_addresses, failed, wait_for
-from sandbox import shapes
-from sandbox.scenario import Scenario
+from sandbox.base import shapes
+from sandbox.world.scenario import Scenario
 from tests.e2e.conftest import MakeStage
 
 pytestmark = pytest.mark.root

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cli.stage import Place, cni_addresses, failed, wait_for
-from sandbox.scenario import Scenario, TypeSpec
+from sandbox.world.scenario import Scenario, TypeSpec
 from tests.e2e.conftest import MakeStage
 
 pytestmark = pytest.mark.root

@@ -17,7 +17,7 @@ import agent, cni, core, ext, sandbox
 for package in (agent, cni, core, ext, sandbox):
     assert pathlib.Path(package.__file__).is_relative_to(sys.argv[1]), package.__file__
 from ext.pool import Pool
-import ext.journal, ext.netlink, core.limits, agent.fastpath.main, agent.manager.main, sandbox.truth
+import ext.journal, ext.netlink, core.limits, agent.fastpath.main, agent.manager.main, sandbox.ec2.truth
 out = subprocess.run([pathlib.Path(cni.__file__).parent / "bin" / "aws-cni"], env={"CNI_COMMAND": "VERSION"},
                      input="{}", capture_output=True, text=True, check=True).stdout
 assert "supportedVersions" in out, out

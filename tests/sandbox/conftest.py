@@ -20,8 +20,8 @@ from typing import Any
 
 import pytest
 
-from sandbox.client import Sandbox
-from sandbox.scenario import NodeSpec, Scenario, TypeSpec
+from sandbox.face.client import Sandbox
+from sandbox.world.scenario import NodeSpec, Scenario, TypeSpec
 from tests.sandbox.ec2_kit import check, make_account
 from tests.sandbox.manager_bench import Bench
 

@@ -15,12 +15,12 @@ import botocore.config
 import pytest
 from botocore.exceptions import ClientError
 
-from sandbox import http
-from sandbox.api import Api
-from sandbox.codec import Model
-from sandbox.records import Instance, Subnet, Vpc
-from sandbox.space import Policy
-from sandbox.truth import Truth
+from sandbox.base import http
+from sandbox.ec2.api import Api
+from sandbox.ec2.codec import Model
+from sandbox.ec2.records import Instance, Subnet, Vpc
+from sandbox.ec2.space import Policy
+from sandbox.ec2.truth import Truth
 
 START = 1_750_000_000.0
 

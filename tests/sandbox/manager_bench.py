@@ -28,9 +28,9 @@ from core.hostnet import LinkView, NodeRules
 from core.limits import Limits
 from core.nat import NatConfig
 from core.settings import Settings
-from sandbox import http as server
-from sandbox.faults import Fault
-from sandbox.imds import Imds as ImdsService
+from sandbox.base import http as server
+from sandbox.ec2.faults import Fault
+from sandbox.ec2.imds import Imds as ImdsService
 from tests.sandbox.ec2_kit import START, Account, loopback, switch_to
 from tests.sandbox.fake_agent import FakeAgent
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sandbox.actions import ACTIONS
+from sandbox.ec2.actions import ACTIONS
 from tests.sandbox.ec2_kit import START, Account, check, make_account
 
 

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from sandbox import make_data
-from sandbox.api import actions
-from sandbox.errors import Ec2Error
-from sandbox.limits import Catalogue
+from sandbox.ec2 import make_data
+from sandbox.ec2.api import actions
+from sandbox.ec2.errors import Ec2Error
+from sandbox.ec2.limits import Catalogue
 
 
 def test_the_model_is_botocores() -> None:

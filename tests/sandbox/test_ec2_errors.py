@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from sandbox import errors
+from sandbox.ec2 import errors
 from tests.sandbox.ec2_kit import Account, check, make_account, refused
 
 

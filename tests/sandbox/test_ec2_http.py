@@ -17,9 +17,9 @@ import botocore.parsers
 import pytest
 from botocore.exceptions import ClientError
 
-from sandbox import http as server
-from sandbox.api import Api
-from sandbox.faults import Fault, Faults
+from sandbox.base import http as server
+from sandbox.ec2.api import Api
+from sandbox.ec2.faults import Fault, Faults
 from tests.sandbox.ec2_kit import Account, loopback, make_account, model, refused
 
 

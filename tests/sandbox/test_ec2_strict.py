@@ -12,8 +12,8 @@ from urllib.parse import urlencode, urlsplit
 import pytest
 from botocore.exceptions import ClientError
 
-from sandbox.actions import ACTIONS
-from sandbox.truth import Wanted
+from sandbox.ec2.actions import ACTIONS
+from sandbox.ec2.truth import Wanted
 from tests.sandbox.ec2_kit import Account, check, make_account, make_client, model, refused, state
 
 

@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from sandbox.errors import Ec2Error
-from sandbox.records import Permission
-from sandbox.space import BLOCK, Space4
-from sandbox.truth import Truth, Wanted
-from sandbox.views import Delayed
+from sandbox.ec2.errors import Ec2Error
+from sandbox.ec2.records import Permission
+from sandbox.ec2.space import BLOCK, Space4
+from sandbox.ec2.truth import Truth, Wanted
+from sandbox.ec2.views import Delayed
 from tests.sandbox.ec2_kit import START, HandClock, Told, check, make_account, make_truth, state
 
 COUNTS = st.integers(0, 4)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import fabric, router
-from sandbox.client import Sandbox
-from sandbox.scenario import Scenario
+from sandbox.face.client import Sandbox
+from sandbox.net import fabric, router
+from sandbox.world.scenario import Scenario
 from tests.sandbox.conftest import Node, ec2, until
 
 pytestmark = pytest.mark.root

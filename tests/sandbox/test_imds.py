@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from sandbox import http as server
-from sandbox.faults import Fault
-from sandbox.imds import Imds
+from sandbox.base import http as server
+from sandbox.ec2.faults import Fault
+from sandbox.ec2.imds import Imds
 from tests.sandbox.ec2_kit import Account, loopback, make_account
 
 ROOT = "/latest/meta-data"

@@ -21,10 +21,10 @@ from lightkube.resources.coordination_v1 import Lease
 from lightkube.resources.core_v1 import Event, Node, Pod
 from lightkube.types import PatchType
 
-from sandbox import kube_store
-from sandbox.cluster import kubeconfig
-from sandbox.kube import Server
-from sandbox.kube_store import KubeError, Store
+from sandbox.kube import store as kube_store
+from sandbox.kube.server import Server
+from sandbox.kube.store import KubeError, Store
+from sandbox.world.cluster import kubeconfig
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ def test_watch_from_a_version_too_old_is_gone(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_bookmarks_come_when_asked_for(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sandbox.kube.BOOKMARK_SECONDS", 0.0)
+    monkeypatch.setattr("sandbox.kube.server.BOOKMARK_SECONDS", 0.0)
     server.store.create(server.store.kind("", "v1", "nodes"), "", {"metadata": {"name": "n1"}})
     address = f"{url(server)}/api/v1/pods?watch=1&allowWatchBookmarks=true&resourceVersion=1&timeoutSeconds=5"
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from sandbox.faults import Fault
+from sandbox.ec2.faults import Fault
 from tests.sandbox.fake_agent import FakeAgent
 from tests.sandbox.manager_bench import NEXT_SWEEP, NEXT_TICK, PER_ENI, Bench, tag_spec, until
 

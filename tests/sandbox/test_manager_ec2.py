@@ -20,8 +20,8 @@ from clients.ec2 import IDLE_S, TAG_CREATED, Ec2
 from clients.ec2_answers import NewEni
 from clients.ec2_codes import outcome_unknown
 from core.errors import Ec2Error
-from sandbox.faults import Fault
-from sandbox.http import Request, Response
+from sandbox.base.http import Request, Response
+from sandbox.ec2.faults import Fault
 from tests.sandbox.ec2_kit import Account, check, make_account, switch_to
 from tests.unit.hand_clock import HandClock
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from sandbox.faults import Fault
-from sandbox.http import Request, Response
+from sandbox.base.http import Request, Response
+from sandbox.ec2.faults import Fault
 from tests.sandbox.manager_bench import NEXT_SWEEP, NO_MANAGE, PER_ENI, Bench, known, on_eni, states, until
 
 OWN = "node.k8s.amazonaws.com/instance_id"

@@ -14,9 +14,9 @@ import pytest
 
 from clients.kube import Kube, NodeView
 from core.errors import KubeAway, KubeError
-from sandbox.cluster import kubeconfig
-from sandbox.kube import Server
-from sandbox.kube_store import Store
+from sandbox.kube.server import Server
+from sandbox.kube.store import Store
+from sandbox.world.cluster import kubeconfig
 from tests.unit.test_deadline import in_time, trickling
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from sandbox.faults import Fault
+from sandbox.ec2.faults import Fault
 from tests.sandbox.fake_agent import Address, FakeAgent
 from tests.sandbox.manager_bench import PER_ENI, Bench, tag_spec, until
 

@@ -22,8 +22,8 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.errors import Ec2Error
-from sandbox.faults import Fault
+from sandbox.ec2.errors import Ec2Error
+from sandbox.ec2.faults import Fault
 from tests.sandbox.ec2_kit import check, make_account
 from tests.sandbox.manager_bench import NO_MANAGE, Bench, until
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sandbox.faults import Fault
+from sandbox.ec2.faults import Fault
 from tests.sandbox.fake_agent import FakeAgent
 from tests.sandbox.manager_bench import PER_ENI, ROLE, Bench, known, on_eni, until
 

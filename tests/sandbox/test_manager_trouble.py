@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from core.limits import Limits
-from sandbox.faults import Fault
+from sandbox.ec2.faults import Fault
 from tests.sandbox.manager_bench import PER_ENI, Bench, tag_spec, until
 
 DENIED = {"error": "UnauthorizedOperation", "status": 403}

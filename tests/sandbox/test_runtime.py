@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from sandbox.client import Sandbox
-from sandbox.failures import SandboxFailure
+from sandbox.base.failures import SandboxFailure
+from sandbox.face.client import Sandbox
 from tests.sandbox.conftest import Node, conflist
 
 pytestmark = pytest.mark.root

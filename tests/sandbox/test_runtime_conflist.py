@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from sandbox import conflist
-from sandbox.failures import SandboxFailure
+from sandbox.base.failures import SandboxFailure
+from sandbox.runtime import conflist
 
 
 def text(**change: Any) -> bytes:

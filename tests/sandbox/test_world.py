@@ -15,10 +15,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sandbox import lifetime, place, scenario
-from sandbox.client import Sandbox, default_folder
-from sandbox.failures import SandboxFailure
-from sandbox.scenario import NodeSpec, Scenario, SubnetSpec
+from sandbox.base.failures import SandboxFailure
+from sandbox.face import lifetime
+from sandbox.face.client import Sandbox, default_folder
+from sandbox.world import place, scenario
+from sandbox.world.scenario import NodeSpec, Scenario, SubnetSpec
 from tests.sandbox.conftest import until
 
 root = pytest.mark.root
@@ -137,8 +138,8 @@ def test_sigkill_of_any_of_its_processes_leaves_nothing(folder: Path, who: str) 
 def test_attached_world_dies_with_its_starter(folder: Path) -> None:
     code = f"""
         import sys, time
-        from sandbox.client import Sandbox
-        from sandbox.scenario import Scenario
+        from sandbox.face.client import Sandbox
+        from sandbox.world.scenario import Scenario
         Sandbox.up({str(folder)!r}, Scenario.simple(1))
         print("up", flush=True)
         time.sleep(1000)
@@ -389,8 +390,8 @@ def test_unprivileged_user_gets_two_nodes_that_ping(tmp_path: Path, tmp_path_fac
         (packages / "all.pth").write_text("\n".join(entry for entry in sys.path if entry.endswith("-packages")))
         (packages / "checkout.pth").write_text(str(Path(lifetime.__file__).parent.parent))
         code = f"""
-            from sandbox.client import Sandbox
-            from sandbox.scenario import Scenario
+            from sandbox.face.client import Sandbox
+            from sandbox.world.scenario import Scenario
             with Sandbox.up({str(place / "s")!r}, Scenario.simple(2)) as world:
                 status = world.status()
                 assert status.user_namespace

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from sandbox import failures, output, place
-from sandbox.cli import sandbox
-from sandbox.client import Sandbox
-from sandbox.failures import SandboxFailure
+from sandbox.base import failures
+from sandbox.base.failures import SandboxFailure
+from sandbox.commands import output
+from sandbox.commands.main import sandbox
+from sandbox.face.client import Sandbox
+from sandbox.world import place
 from tests.sandbox.conftest import Node
 
 

@@ -24,10 +24,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sandbox import lifetime, output, wire
-from sandbox.cli_nodes import EXIT_TIMEOUT
-from sandbox.client import Sandbox
-from sandbox.failures import SandboxFailure
+from sandbox.base import wire
+from sandbox.base.failures import SandboxFailure
+from sandbox.commands import output
+from sandbox.commands.nodes import EXIT_TIMEOUT
+from sandbox.face import lifetime
+from sandbox.face.client import Sandbox
 from tests.sandbox.conftest import Node, until
 
 pytestmark = pytest.mark.root

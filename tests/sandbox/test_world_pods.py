@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from sandbox.client import Sandbox
-from sandbox.shapes import PodAnswer
+from sandbox.base.shapes import PodAnswer
+from sandbox.face.client import Sandbox
 from tests.sandbox.conftest import Node
 
 pytestmark = pytest.mark.root

@@ -24,7 +24,7 @@ from clients.ec2_codes import NOT_SENT, outcome_unknown
 from clients.imds import Imds
 from clients.kube import Kube
 from core.errors import Ec2Error, ImdsError, KubeError
-from sandbox.cluster import kubeconfig
+from sandbox.world.cluster import kubeconfig
 from tests.unit.hand_clock import HandClock
 
 ENDLESS = 60.0

@@ -1,0 +1,263 @@
+"""`enid sandbox ...`: the world from the command line.
+
+A thin layer over client.py: what it prints and how it fails is in output.py, what a shell completes in complete.py.
+Here is the world as a whole; commands inside nodes and pods are in cli_nodes.py.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+from click.core import ParameterSource
+
+from sandbox.base.failures import SandboxFailure
+from sandbox.commands import complete
+from sandbox.commands import nodes as cli_nodes
+from sandbox.commands import output as out
+from sandbox.face.client import Sandbox, default_folder
+from sandbox.world import place, scenario, switches
+from sandbox.world.scenario import Scenario, TypeSpec
+
+
+@click.group(cls=out.Group, epilog=out.EXIT_HELP)
+@click.option(
+    "--dir",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=default_folder,
+    help="Folder of the sandbox; all its state is there.  [default: $ENID_SANDBOX_DIR or ~/.local/state/enid/sandbox]",
+)
+@click.pass_context
+def sandbox(ctx: click.Context, folder: Path) -> None:
+    """A VPC in a box: EC2, metadata, Kubernetes and a real data plane, in namespaces of this machine."""
+    ctx.obj = folder.absolute()
+
+
+class _MadeUp(click.ParamType[TypeSpec]):
+    """NAME:ENIS:ADDRESSES."""
+
+    name = "NAME:ENIS:ADDRESSES"
+
+    def convert(self, value: str | TypeSpec, param: click.Parameter | None, ctx: click.Context | None) -> TypeSpec:
+        if isinstance(value, TypeSpec):
+            return value
+        try:
+            name, enis, addresses = value.split(":")
+            return TypeSpec(name, int(enis), int(addresses))
+        except ValueError:
+            self.fail(f"{value!r} is not NAME:ENIS:ADDRESSES, such as tiny:2:5", param, ctx)
+
+
+@sandbox.command()
+@click.option("--nodes", type=click.IntRange(0, 200), default=3, show_default=True, help="How many nodes.")
+@click.option("--type", "instance_type", default="m5.large", show_default=True, help="Instance type of the nodes.")
+@click.option(
+    "--make-type", "types", type=_MadeUp(), multiple=True, help="A made-up instance type: ENIs, IPv4 addresses per ENI."
+)
+@click.option(
+    "--scenario",
+    "file",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Scenario file (JSON) instead of all of the options that describe one.",
+)
+@click.option(
+    "--hop-limit", type=click.IntRange(1, 64), default=2, show_default=True, help="Hop limit of metadata answers."
+)
+@click.option("--seed", type=int, default=1, show_default=True, help="All ids and MACs follow from it.")
+@click.option("--foreground", is_flag=True, help="Stay until Ctrl-C, and take the sandbox down then.")
+@click.option("--timeout", type=float, default=120.0, show_default=True, help="Seconds until it must be up.")
+@click.pass_context
+def up(
+    ctx: click.Context,
+    nodes: int,
+    instance_type: str,
+    types: Sequence[TypeSpec],
+    file: Path | None,
+    hop_limit: int,
+    seed: int,
+    foreground: bool,
+    timeout: float,
+) -> None:
+    """Start a sandbox; returns when its nodes are up."""
+    if file is None:
+        wanted = Scenario.simple(nodes, instance_type, types=tuple(types), seed=seed, hop_limit=hop_limit)
+    else:
+        names = ("nodes", "instance_type", "types", "hop_limit", "seed")
+        given = [name for name in names if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE]
+        options = ", ".join(p.opts[0] for p in ctx.command.params if p.name in given)
+        if given:
+            raise click.UsageError(f"{options}: not together with --scenario, where the file says it", ctx)
+        wanted = scenario.parse(file.read_bytes())
+    folder: Path = ctx.obj
+    begun = time.monotonic()
+    world = Sandbox.up(
+        folder, wanted, attached=foreground, timeout=timeout, progress=lambda text: click.echo(f"  {text}", err=True)
+    )
+    click.echo(f"up in {time.monotonic() - begun:.1f} s: {len(wanted.nodes)} nodes, folder {folder}", err=True)
+    if foreground:
+        click.echo("Ctrl-C ends it", err=True)
+        try:
+            while place.running(folder):
+                time.sleep(0.2)
+        except KeyboardInterrupt:
+            click.echo("going down", err=True)
+        finally:
+            world.down()
+
+
+@sandbox.command()
+@out.output_option
+@click.pass_obj
+def status(folder: Path, output: str) -> None:
+    """Nodes, ENIs, pods, drops and faults."""
+    now = Sandbox.connect(folder).status()
+    if output == "json":
+        out.print_json(now)
+        return
+    out.facts(
+        (
+            ("folder", now.folder),
+            ("VPC", f"{now.vpc_cidr} in {now.region}"),
+            ("holds", f"{len(now.nodes)} nodes, {now.enis} ENIs, {now.pods} pods"),
+            ("runs as", "root of a user namespace" if now.user_namespace else "root"),
+            ("drops", ", ".join(f"{why} {count}" for why, count in now.drops.items()) or "none"),
+            ("faults", ", ".join(f"{name}={value}" for name, value in now.faults.items()) or "none"),
+        )
+    )
+    click.echo()
+    rows = [
+        (n.name, n.instance_id, n.instance_type, n.zone, n.primary_ip, " ".join(nic.ifname for nic in n.nics))
+        for n in now.nodes
+    ]
+    out.table(["node", "instance", "type", "zone", "address", "devices"], rows, empty="no nodes")
+
+
+@sandbox.command()
+@click.argument("node", default="", shell_complete=complete.log_folder)
+@click.argument("name", default="", shell_complete=complete.log)
+@click.option("--follow", "-f", is_flag=True, help="Go on with what is added, until Ctrl-C.")
+@click.pass_obj
+def logs(folder: Path, node: str, name: str, follow: bool) -> None:
+    """The daemon's log, or NODE's logs, or one of them by NAME. Works after the end too."""
+    files = _log_files(folder, node, name)
+    places = dict.fromkeys(files, 0)
+    try:
+        while True:
+            for file in files:
+                _print_from(file, places, len(files) > 1)
+            if not follow:
+                return
+            time.sleep(0.3)
+    except KeyboardInterrupt:
+        return
+
+
+def _log_files(folder: Path, node: str, name: str) -> list[Path]:
+    if not node:
+        return [folder / place.LOG]
+    logs = folder / "nodes" / node / "log"
+    if not logs.is_dir():
+        raise SandboxFailure("unknown", f"there is no node {node!r} in {folder}")
+    files = [logs / name] if (logs / name).is_file() else sorted(logs.glob(f"{name or '*'}.*"))
+    if name and not files:
+        known = ", ".join(sorted(entry.name for entry in logs.iterdir())) or "none"
+        raise SandboxFailure("unknown", f"{node} has no log {name!r}; there are: {known}")
+    return files
+
+
+def _print_from(file: Path, places: dict[Path, int], named: bool) -> None:
+    try:
+        with open(file, "rb") as stream:
+            stream.seek(places[file])
+            data = stream.read()
+    except FileNotFoundError:
+        if places[file] == 0 and not named:
+            raise SandboxFailure("unknown", f"there is no log {file}") from None
+        return
+    if data:
+        if named:
+            click.echo(f"==> {file.name}")
+        sys.stdout.buffer.write(data)
+        sys.stdout.flush()
+    places[file] += len(data)
+
+
+@sandbox.command()
+@click.option("--purge", is_flag=True, help="Empty the folder too (logs, node folders). The folder itself stays.")
+@click.pass_obj
+def down(folder: Path, purge: bool) -> None:
+    """End the sandbox and everything in it; also clears what a killed one left. Fine if there is none.
+
+    A folder that is not a sandbox's is never touched.
+    """
+    was = place.running(folder)
+    Sandbox(folder).down()
+    if purge:
+        place.purge(folder)
+    click.echo("down" if was else f"no sandbox ran in {folder}", err=True)
+
+
+@sandbox.command()
+@out.output_option
+@click.pass_obj
+def ledger(folder: Path, output: str) -> None:
+    """EC2's truth: every ENI with its addresses, the primary one first."""
+    enis = Sandbox.connect(folder).ledger()
+    if output == "json":
+        out.print_json(enis)
+        return
+    rows = [
+        (
+            e.eni_id,
+            e.node or e.instance_id or e.status,
+            "-" if e.device is None else str(e.device),
+            e.mac,
+            str(len(e.addresses)),
+            " ".join(e.addresses[:4]) + (" …" if len(e.addresses) > 4 else ""),
+        )
+        for e in enis
+    ]
+    out.table(
+        ["ENI", "at", "device", "MAC", "addresses", "first of them"],
+        rows,
+        right=["device", "addresses"],
+        empty="no ENIs",
+    )
+
+
+@sandbox.command()
+@out.output_option
+@click.pass_obj
+def counters(folder: Path, output: str) -> None:
+    """What the VPC router dropped, with the reason."""
+    drops = Sandbox.connect(folder).counters()
+    if output == "json":
+        out.print_json(drops)
+        return
+    rows = [(d.reason, d.node, d.eni_id, d.address, str(d.packets), str(d.bytes)) for d in drops]
+    out.table(
+        ["reason", "node", "ENI", "address", "packets", "bytes"], rows, right=["packets", "bytes"], empty="no drops"
+    )
+
+
+@sandbox.command(epilog="Faults: " + "; ".join(f"{name}: {text}" for name, text in switches.HELP.items()))
+@click.argument("name", default="", shell_complete=complete.fault)
+@click.argument("value", default="", shell_complete=complete.fault_value)
+@out.output_option
+@click.pass_obj
+def fault(folder: Path, name: str, value: str, output: str) -> None:
+    """Set fault NAME to VALUE (none clears it); without NAME show what is set."""
+    now = Sandbox.connect(folder).fault(name, value)
+    if output == "json":
+        out.print_json(now)
+        return
+    for key, text in now.items():
+        click.echo(f"{key}={text}")
+
+
+for _command in cli_nodes.COMMANDS:
+    sandbox.add_command(_command)

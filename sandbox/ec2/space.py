@@ -1,0 +1,231 @@
+"""Which addresses of a subnet are taken: the arithmetic under the promise that no address is ever on two ENIs.
+
+AWS keeps the first four addresses and the last one of each subnet; a prefix is an aligned, wholly free block of
+16 (/28) and takes 16 from AvailableIpAddressCount. Choosing does not take: a caller that plans several steps
+chooses all of them first, and takes only when nothing can fail any more.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import random
+from collections import Counter
+from collections.abc import Iterable
+from typing import Final, Literal
+
+from sandbox.ec2 import errors
+
+PREFIX_LENGTH: Final = 28
+BLOCK: Final = 1 << (32 - PREFIX_LENGTH)
+PREFIX6_LENGTH: Final = 80
+RESERVED_FIRST: Final = 4  # VPC guide, "Subnet sizing": network, router, DNS, future use; and the last one
+Policy = Literal["random", "dense"]
+
+
+class Space4:
+    """The IPv4 addresses of one subnet, by offset. `policy` is how free ones are chosen: `dense` (lowest first)
+    or `random` (fragments blocks, as AWS does to busy subnets)."""
+
+    def __init__(self, cidr: ipaddress.IPv4Network, rng: random.Random, policy: Policy = "dense") -> None:
+        self.cidr = cidr
+        self.base = int(cidr.network_address)
+        self.size = cidr.num_addresses
+        self.policy: Policy = policy
+        self._rng = rng
+        self._used = bytearray(self.size)
+        self._block_used = bytearray(self.size // BLOCK)
+        self.free = self.size
+        self._set([*range(RESERVED_FIRST), self.size - 1], 1)
+
+    def offset(self, address: str) -> int:
+        """Offset of an address that an ENI may have. Raises BAD_ADDRESS, NOT_IN_SUBNET or RESERVED."""
+        try:
+            number = int(ipaddress.IPv4Address(address)) - self.base
+        except ValueError:
+            raise errors.BAD_ADDRESS(address=address) from None
+        if not 0 <= number < self.size:
+            raise errors.NOT_IN_SUBNET()
+        if number < RESERVED_FIRST or number == self.size - 1:
+            raise errors.RESERVED()
+        return number
+
+    def block(self, prefix: str) -> int:
+        """Block number of a /28 of this subnet. Raises BAD_PREFIX or NOT_IN_SUBNET."""
+        try:
+            network = ipaddress.IPv4Network(prefix)
+        except ValueError:
+            raise errors.BAD_PREFIX(prefix=prefix) from None
+        if network.prefixlen != PREFIX_LENGTH:
+            raise errors.BAD_PREFIX(prefix=prefix)
+        number = int(network.network_address) - self.base
+        if not 0 <= number < self.size:
+            raise errors.NOT_IN_SUBNET()
+        return number // BLOCK
+
+    def is_free(self, offset: int) -> bool:
+        return not self._used[offset]
+
+    def block_is_free(self, block: int) -> bool:
+        return not self._block_used[block]
+
+    def address(self, offset: int) -> str:
+        return str(ipaddress.IPv4Address(self.base + offset))
+
+    def prefix(self, block: int) -> str:
+        return f"{self.address(block * BLOCK)}/{PREFIX_LENGTH}"
+
+    def choose(self, count: int, but: Iterable[int] = (), but_blocks: Iterable[int] = ()) -> list[int]:
+        """`count` free offsets outside `but` and `but_blocks`. Raises SUBNET_FULL."""
+        barred = set(but)
+        for block in but_blocks:
+            barred.update(range(block * BLOCK, (block + 1) * BLOCK))
+        chosen = self._find(self._used, count, barred)
+        if chosen is None:
+            raise errors.SUBNET_FULL()
+        return chosen
+
+    def choose_blocks(self, count: int, but: Iterable[int] = ()) -> list[int]:
+        """`count` wholly free blocks outside `but`. Raises NO_ROOM_FOR_PREFIX or SUBNET_FRAGMENTED."""
+        if count * BLOCK > self.free:
+            raise errors.NO_ROOM_FOR_PREFIX()
+        chosen = self._find(self._block_used, count, set(but))
+        if chosen is None:
+            raise errors.SUBNET_FRAGMENTED()
+        return chosen
+
+    def _find(self, used: bytearray, count: int, barred: set[int]) -> list[int] | None:
+        start = self._rng.randrange(len(used)) if count and self.policy == "random" else 0
+        chosen: list[int] = []
+        at, wrapped = start, False
+        while len(chosen) < count:
+            at = used.find(0, at)
+            if at < 0 or (wrapped and at >= start):
+                if wrapped or not start:
+                    return None
+                at, wrapped = 0, True
+                continue
+            if at not in barred:
+                chosen.append(at)
+                barred.add(at)
+                if self.policy == "random" and len(chosen) < count:
+                    at = start = self._rng.randrange(len(used))
+                    wrapped = False
+                    continue
+            at += 1
+        return chosen
+
+    def _set(self, offsets: Iterable[int], value: int) -> None:
+        for offset in offsets:
+            if self._used[offset] == value:
+                raise AssertionError(f"{self.address(offset)} is {'taken' if value else 'free'} already")
+            self._used[offset] = value
+            self._block_used[offset // BLOCK] += 1 if value else -1
+            self.free += -1 if value else 1
+
+    def take(self, offsets: Iterable[int] = (), blocks: Iterable[int] = ()) -> None:
+        """Mark as taken. Taking what is taken is a programming error (AssertionError)."""
+        self._set(offsets, 1)
+        for block in blocks:
+            self._set(range(block * BLOCK, (block + 1) * BLOCK), 1)
+
+    def give(self, offsets: Iterable[int] = (), blocks: Iterable[int] = ()) -> None:
+        """Mark as free again."""
+        self._set(offsets, 0)
+        for block in blocks:
+            self._set(range(block * BLOCK, (block + 1) * BLOCK), 0)
+
+
+class Space6:
+    """The IPv6 addresses (as numbers) and /80 prefixes (by their number within the /64) of one subnet."""
+
+    def __init__(self, cidr: ipaddress.IPv6Network, rng: random.Random) -> None:
+        self.cidr = cidr
+        self.base = int(cidr.network_address)
+        self._rng = rng
+        self.used: set[int] = set()
+        self.blocks: set[int] = set()
+        self._singles: Counter[int] = Counter()  # how many single addresses lie in each /80
+
+    def offset(self, address: str) -> int:
+        """Offset of an address that an ENI may have. Raises BAD_ADDRESS, NOT_IN_SUBNET or RESERVED."""
+        try:
+            number = int(ipaddress.IPv6Address(address)) - self.base
+        except ValueError:
+            raise errors.BAD_ADDRESS(address=address) from None
+        if not 0 <= number < self.cidr.num_addresses:
+            raise errors.NOT_IN_SUBNET()
+        if number < RESERVED_FIRST or number == self.cidr.num_addresses - 1:
+            raise errors.RESERVED()
+        return number
+
+    def block(self, prefix: str) -> int:
+        """Number of a /80 of this subnet. Raises BAD_PREFIX or NOT_IN_SUBNET."""
+        try:
+            network = ipaddress.IPv6Network(prefix)
+        except ValueError:
+            raise errors.BAD_PREFIX(prefix=prefix) from None
+        number = int(network.network_address) - self.base
+        if network.prefixlen != PREFIX6_LENGTH:
+            raise errors.BAD_PREFIX(prefix=prefix)
+        if not 0 <= number < self.cidr.num_addresses:
+            raise errors.NOT_IN_SUBNET()
+        return number >> 48
+
+    def is_free(self, offset: int) -> bool:
+        return offset not in self.used and (offset >> 48) not in self.blocks
+
+    def block_is_free(self, block: int) -> bool:
+        return block not in self.blocks and 0 < block < 0xFFFF and not self._singles[block]
+
+    def address(self, offset: int) -> str:
+        return str(ipaddress.IPv6Address(self.base + offset))
+
+    def prefix(self, block: int) -> str:
+        return f"{self.address(block << 48)}/{PREFIX6_LENGTH}"
+
+    def choose(self, count: int, but: Iterable[int] = (), but_blocks: Iterable[int] = ()) -> list[int]:
+        """Random free offsets outside `but` and `but_blocks`. A /64 is never full in practice."""
+        chosen = set(but)
+        barred = set(but_blocks)
+        fresh: list[int] = []
+        while len(fresh) < count:
+            offset = self._rng.randrange(RESERVED_FIRST, self.cidr.num_addresses - 1)
+            if offset not in chosen and offset >> 48 not in barred and self.is_free(offset):
+                chosen.add(offset)
+                fresh.append(offset)
+        return fresh
+
+    def choose_blocks(self, count: int, but: Iterable[int] = ()) -> list[int]:
+        """Random free /80 blocks, never the first or last of the subnet (they hold reserved addresses)."""
+        chosen = set(but)
+        fresh: list[int] = []
+        if count > 0xFFFE - len(self.blocks | chosen) - len(self._singles):
+            raise errors.SUBNET_FULL()
+        while len(fresh) < count:
+            block = self._rng.randrange(1, 0xFFFF)
+            if block not in chosen and self.block_is_free(block):
+                chosen.add(block)
+                fresh.append(block)
+        return fresh
+
+    def take(self, offsets: Iterable[int] = (), blocks: Iterable[int] = ()) -> None:
+        """Mark as taken. Taking what is taken is a programming error (AssertionError)."""
+        for offset in offsets:
+            if not self.is_free(offset):
+                raise AssertionError(f"{self.address(offset)} is taken already")
+            self.used.add(offset)
+            self._singles[offset >> 48] += 1
+        for block in blocks:
+            if not self.block_is_free(block):
+                raise AssertionError(f"{self.prefix(block)} is taken already")
+            self.blocks.add(block)
+
+    def give(self, offsets: Iterable[int] = (), blocks: Iterable[int] = ()) -> None:
+        """Mark as free again."""
+        for offset in offsets:
+            self.used.remove(offset)
+            self._singles[offset >> 48] -= 1
+            if not self._singles[offset >> 48]:
+                del self._singles[offset >> 48]
+        for block in blocks:
+            self.blocks.remove(block)

@@ -1,0 +1,170 @@
+"""The EC2 truth of one account and region: state and rules, with no socket, namespace, clock or chance of its own.
+
+This is the face that the rest of the sandbox uses; it is put together from layers, each with its own rules:
+`ledger` (tables, indexes, events), `network` (VPCs, subnets, groups, tags), `addresses`, `enis`, and here instances.
+Every public change is wholly done or not at all, raises `errors.Ec2Error` as EC2 would, and is told to the views
+before it returns. Lookups (`eni`, `instance`, `enis_of`, `holder` ...) are cheap and safe from any thread.
+
+    truth = Truth(clock, random.Random(1))
+    vpc = truth.create_vpc(["10.0.0.0/16"])
+    subnet = truth.create_subnet(vpc.vpc_id, "10.0.0.0/20", "us-west-2a")
+    node = truth.run_instance("m5.large", subnet.subnet_id)
+    truth.assign_ipv4(node.primary_eni_id, count=3)
+
+Served by `api.Api(truth)` and `imds.Imds(truth)` over `http.serve(listener, handler)`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sandbox.ec2 import errors
+from sandbox.ec2.addresses import Wanted
+from sandbox.ec2.enis import NOTHING, Delays, Enis
+from sandbox.ec2.limits import Catalogue
+from sandbox.ec2.network import checked_tags
+from sandbox.ec2.records import NO_TAGS, Attachment, Eni, Group, Instance, Permission, Subnet, Tags, Vpc
+from sandbox.ec2.space import Policy
+from sandbox.ec2.views import Clock, View
+
+__all__ = ["Clock", "Delays", "Eni", "Group", "Instance", "Permission", "Subnet", "Truth", "View", "Vpc", "Wanted"]
+
+DEFAULT_IMAGE = "ami-0123456789abcdef0"
+
+
+class Truth(Enis):
+    """The whole truth. `delays` (seconds in the states between), `api.lag` and `imds.lag` may be set at any time."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        rng: random.Random,
+        *,
+        region: str = "us-west-2",
+        account: str = "123456789012",
+        policy: Policy = "dense",
+        types: Catalogue | None = None,
+    ) -> None:
+        super().__init__(clock, rng, region=region, account=account, policy=policy, types=types)
+        self.delays = Delays()
+
+    def run_instance(
+        self,
+        instance_type: str,
+        subnet_id: str,
+        *,
+        groups: Sequence[str] = (),
+        private_ip: str | None = None,
+        addresses: Sequence[str] = (),
+        count: int = 0,
+        prefixes: Sequence[str] = (),
+        prefix_count: int = 0,
+        ipv6: Wanted = NOTHING,
+        delete_on_termination: bool = True,
+        description: str = "",
+        hop_limit: int = 1,
+        tokens_required: bool = True,
+        image_id: str = DEFAULT_IMAGE,
+        key_name: str = "",
+        user_data: bytes = b"",
+        tags: Tags = NO_TAGS,
+        eni_tags: Tags = NO_TAGS,
+    ) -> Instance:
+        """An instance, running at once, with its primary ENI at device 0 of card 0; views hear `eni_attached`.
+
+        `addresses`, `count`, `prefixes`, `prefix_count`, `ipv6` are what the primary ENI holds besides its primary
+        address. Raises NO_TYPE, INVALID_VALUE (hop limit) and what `create_eni` raises, and the type's limits.
+        """
+        if not 1 <= hop_limit <= 64:
+            raise errors.INVALID_VALUE(value=hop_limit, name="HttpPutResponseHopLimit", why="From 1 to 64.")
+        with self._change():
+            kind = self.types.get(instance_type)
+            subnet = self.subnet(subnet_id)
+            labels = checked_tags(tags)
+            ipv4 = Wanted(tuple(addresses), count, tuple(prefixes), prefix_count)
+            _check_launch(kind.name, kind.prefixes, ipv4, kind.ipv4_per_eni - 1, ipv6, kind.ipv6_per_eni)
+            instance_id = self._new_id("i")
+            attachment = Attachment(
+                attachment_id=self._new_id("eni-attach"),
+                instance_id=instance_id,
+                device=0,
+                card=0,
+                status="attached",
+                attached_at=self.clock.now(),
+                delete_on_termination=delete_on_termination,
+            )
+            eni = self._create_eni(subnet_id, private_ip, ipv4, ipv6, groups, description, eni_tags, attachment)
+            instance = Instance(
+                instance_id=instance_id,
+                instance_type=instance_type,
+                vpc_id=subnet.vpc_id,
+                subnet_id=subnet_id,
+                zone=subnet.zone,
+                state="running",
+                launched_at=self.clock.now(),
+                image_id=image_id,
+                reservation_id=self._new_id("r"),
+                primary_eni_id=eni.eni_id,
+                private_ip=eni.primary_ip,
+                hop_limit=hop_limit,
+                tokens_required=tokens_required,
+                key_name=key_name,
+                user_data=user_data,
+                tags=labels,
+            )
+            self._put_instance(instance)
+            self._tell("eni_attached", eni.eni_id)
+            return instance
+
+    def terminate_instance(self, instance_id: str) -> Instance:
+        """End an instance: its ENIs go with it (DeleteOnTermination) or become available. Twice is once.
+
+        Returns it in the state it was in before. Raises NO_INSTANCE.
+        """
+        with self._change():
+            before = self.instance(instance_id)
+            if before.state not in ("shutting-down", "terminated"):
+                self._put_instance(replace(before, state="shutting-down"))
+                self._after(self.delays.terminate, lambda: self._finish_terminate(instance_id))
+            return before
+
+    def _finish_terminate(self, instance_id: str) -> None:
+        for eni in self.enis_of(instance_id):
+            if eni.attachment is None:
+                continue
+            seen = eni.attachment.status != "attaching"
+            if eni.attachment.delete_on_termination:
+                self._give_back(eni)
+                self._drop_eni(eni)
+                if seen:
+                    self._tell("eni_detached", eni.eni_id)
+            else:
+                self._finish_detach(eni.eni_id, eni.attachment.attachment_id, seen=seen)
+        self._put_instance(replace(self._instances[instance_id], state="terminated"))
+
+    def forget_instance(self, instance_id: str) -> None:
+        """Drop a terminated instance, as AWS does about an hour later. Raises NO_INSTANCE, WRONG_STATE."""
+        with self._change():
+            instance = self.instance(instance_id)
+            if instance.state != "terminated":
+                raise errors.WRONG_STATE(instance=instance_id, state=instance.state)
+            self._note(instance, instance_id)
+            del self._instances[instance_id]
+
+    def caller(self, address: str, vpc_id: str | None = None) -> Instance | None:
+        """The instance that speaks from this address: any address, alone or in a prefix, of its ENIs."""
+        with self.lock:
+            eni = self.holder(address, vpc_id)
+            return self._instances.get(eni.instance_id) if eni is not None else None
+
+
+def _check_launch(name: str, prefixes: bool, ipv4: Wanted, room: int, ipv6: Wanted, room6: int) -> None:
+    """The type's limits, before anything is taken."""
+    if (ipv4.any_prefix or ipv6.any_prefix) and not prefixes:
+        raise errors.PREFIX_NEEDS_NITRO(type=name)
+    if ipv4.slots > room:
+        raise errors.LIMIT_ADDRESSES()
+    if ipv6.slots > room6:
+        raise errors.LIMIT_IPV6()

@@ -1,0 +1,116 @@
+"""The daemon's control socket: one JSON line in, one JSON line out, any number of connections at a time.
+
+What can be asked are the public methods of `Requests`; names and types of the fields are taken from them, so a
+wrong field is refused by name and the protocol cannot drift from the code. Two requests are the connection's last:
+`down`, and `exec` (attended.py), which comes with descriptors and takes signals while it runs.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import socket
+import threading
+import traceback
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from sandbox.base.failures import SandboxFailure
+from sandbox.base.wire import Lines, send
+from sandbox.world import daemon, place
+from sandbox.world.attended import Exec, execute
+from sandbox.world.replies import ReplyError
+from sandbox.world.requests import Requests
+from sandbox.world.scenario import parse
+from sandbox.world.world import World, unix_listener
+
+Then: TypeAlias = Literal["go on", "hang up", "end"]
+Table: TypeAlias = dict[str, tuple[type[msgspec.Struct], Callable[..., object]]]
+
+
+def serve(folder: Path, tell: int, user_namespace: bool) -> None:
+    """Build the world, say when it is ready, and serve until `down`. Raises SandboxFailure if it cannot be built."""
+    scenario = parse((folder / place.SCENARIO).read_bytes())
+    world = World(folder, scenario, lambda text: daemon.say(tell, step=text))
+    world.build()
+    listener = unix_listener(folder, "control.sock")
+    served = _Served(world, user_namespace)
+    ended = threading.Event()
+
+    def accept() -> None:
+        while True:
+            link, _ = listener.accept()
+            threading.Thread(target=_talk, args=(link, served, ended), daemon=True).start()
+
+    threading.Thread(target=accept, name="control", daemon=True).start()
+    daemon.say(tell, ready=True)
+    os.close(tell)
+    ended.wait()
+
+
+def _table(requests: Requests) -> Table:
+    """By name: the shape of the fields, and the method."""
+    found: Table = {}
+    for name, method in inspect.getmembers(requests, inspect.ismethod):
+        if not name.startswith("_"):
+            hints = typing.get_type_hints(method)
+            hints.pop("return", None)
+            shape = msgspec.defstruct(f"Ask_{name}", list(hints.items()), forbid_unknown_fields=True)
+            found[name] = (shape, method)
+    return found
+
+
+def _talk(link: socket.socket, served: _Served, ended: threading.Event) -> None:
+    lines, then = Lines(link), "go on"
+    with link:
+        try:
+            while then == "go on" and (line := lines.next()):
+                reply, then = served.answer(line, lines)
+                lines.close_descriptors()
+                send(link, msgspec.json.encode(reply) + b"\n")
+        except OSError:
+            pass
+        finally:
+            lines.close_descriptors()
+            if then == "end":
+                ended.set()
+
+
+class _Served:
+    """What this world answers, from any thread."""
+
+    def __init__(self, world: World, user_namespace: bool) -> None:
+        self._world = world
+        self._requests = _table(Requests(world, user_namespace))
+
+    def answer(self, line: bytes, lines: Lines) -> tuple[dict[str, Any], Then]:
+        """The reply, and what follows on it."""
+        try:
+            message = msgspec.json.decode(line, type=dict[str, Any])
+            do = message.pop("do", None)
+            if do == "down":
+                return {"ok": None}, "end"
+            if do == "exec":
+                return {"ok": execute(self._world, msgspec.convert(message, Exec), lines)}, "hang up"
+            if do not in self._requests:
+                known = ", ".join(sorted([*self._requests, "exec", "down"]))
+                raise SandboxFailure("bad-request", f"request {do!r} is not known; there are: {known}")
+            shape, method = self._requests[do]
+            # JSON's bytes are base64 text, which the conversion undoes.
+            fields = msgspec.structs.asdict(msgspec.convert(message, shape))
+            return {"ok": method(**fields)}, "go on"
+        except SandboxFailure as failure:
+            return _failed(failure.code, failure.text), "go on"
+        except msgspec.MsgspecError as failure:
+            return _failed("bad-request", str(failure)), "go on"
+        except Exception as failure:
+            traceback.print_exc()
+            return _failed("internal", f"{type(failure).__name__}: {failure}"), "go on"
+
+
+def _failed(code: str, text: str) -> dict[str, Any]:
+    return {"error": ReplyError(code, text)}

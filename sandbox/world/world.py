@@ -1,0 +1,279 @@
+"""The one place where the parts of the world are put together.
+
+Truth, its views and servers, the fabric, nodes with their folders, processes and runtimes, the Kubernetes
+stand-in. What can be asked of the whole is in requests.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from sandbox.base import http, shapes
+from sandbox.base.failures import SandboxFailure
+from sandbox.ec2.api import Api
+from sandbox.ec2.errors import Ec2Error
+from sandbox.ec2.imds import Imds
+from sandbox.ec2.records import Eni, Instance
+from sandbox.ec2.truth import Truth
+from sandbox.ec2.views import Delayed
+from sandbox.kube import server as kube
+from sandbox.kube.store import Store
+from sandbox.net import internet, netns
+from sandbox.net.fabric import Fabric
+from sandbox.net.router import Router
+from sandbox.runtime.runtime import Runtime
+from sandbox.world.cluster import Cluster, kubeconfig
+from sandbox.world.processes import Processes, base_env, run
+from sandbox.world.scenario import RESERVED_NAMES, NodeSpec, Scenario
+from sandbox.world.switches import Switches
+
+EC2_ADDRESS: Final = "198.18.0.2"
+KUBE_ADDRESS: Final = "198.18.0.3"
+IMDS_ADDRESS: Final = "169.254.169.254"
+STANDARD_PLUGINS: Final = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))
+PROGRAMS: Final = {"ip": "iproute2", "nft": "nftables"}
+TICK_SECONDS: Final = 0.05
+
+
+class WallClock:
+    """Seconds since 1970 that never go back, whatever is done to the machine's clock."""
+
+    def __init__(self) -> None:
+        self._offset = time.time() - time.monotonic()
+
+    def now(self) -> float:
+        return time.monotonic() + self._offset
+
+
+@dataclass
+class NodeState:
+    """What the world keeps of one instance."""
+
+    name: str
+    instance_id: str
+    folder: Path
+    runtime: Runtime
+
+
+class World:
+    """Built and used inside the daemon's namespaces; safe from any thread."""
+
+    def __init__(self, folder: Path, scenario: Scenario, step: Callable[[str], None]) -> None:
+        self.folder = folder
+        self.scenario = scenario
+        self._step = step
+        self._rng = random.Random(scenario.seed)
+        self._lock = threading.RLock()
+        self._nodes: dict[str, NodeState] = {}
+        self._names: dict[str, str] = {}
+        self._subnet_ids: list[str] = []
+        self.clock = WallClock()
+        self.started = self.clock.now()
+        self.truth = Truth(self.clock, random.Random(scenario.seed), region=scenario.region)
+        self.router = Router()
+        self.fabric = Fabric(self.truth, self.router, self)
+        self.net = Delayed(self.fabric, self.clock)
+        self.truth.subscribe(self.net)
+        self.api = Api(self.truth)
+        self.imds = Imds(self.truth)
+        self.store = Store(self.clock.now)
+        self.cluster = Cluster(self.store, self.clock.now, scenario.region)
+        self.kube = kube.Server(self.store)
+        self.processes = Processes()
+        self.switches = Switches(self.truth, self.api, self.net, self.kube)
+
+    def build(self) -> None:
+        """Everything up. Raises SandboxFailure."""
+        for program, package in PROGRAMS.items():
+            if shutil.which(program) is None:
+                raise SandboxFailure("missing", f"the program {program} is missing (Debian package {package})")
+        self._step("router and internet host")
+        netns.pin_own("router")
+        self.router.set_up()
+        internet.set_up()
+        self._step("VPC; EC2, metadata and Kubernetes servers")
+        mine = f"kubernetes.io/cluster/{self.scenario.cluster_name}"
+        try:
+            for kind in self.scenario.types:
+                self.truth.types.register(kind.name, enis=kind.enis, ipv4=kind.ipv4_per_eni)
+            vpc = self.truth.create_vpc([self.scenario.vpc_cidr], tags={"Name": self.scenario.cluster_name})
+            for index, subnet in enumerate(self.scenario.subnets):
+                tags = {"Name": f"subnet-{index + 1}", mine: "shared"}
+                zone = self.scenario.region + subnet.zone
+                self._subnet_ids.append(self.truth.create_subnet(vpc.vpc_id, subnet.cidr, zone, tags=tags).subnet_id)
+        except (Ec2Error, ValueError) as error:
+            raise SandboxFailure("bad-request", f"scenario: {error}") from error
+        self._serve()
+        threading.Thread(target=self._tick, name="tick", daemon=True).start()
+        for node in self.scenario.nodes:
+            self._step(f"node {node.name} ({node.instance_type})")
+            self.launch(node)
+
+    def launch(self, spec: NodeSpec) -> None:
+        """One more instance, with its Node object. Raises SandboxFailure."""
+        tags = {"Name": spec.name, f"kubernetes.io/cluster/{self.scenario.cluster_name}": "owned"}
+        try:
+            kind = self.truth.types.get(spec.instance_type)
+            subnet_id = self._subnet_ids[spec.subnet]
+            instance = self.truth.run_instance(spec.instance_type, subnet_id, hop_limit=spec.hop_limit, tags=tags)
+        except Ec2Error as error:
+            raise SandboxFailure("bad-request", f"node {spec.name}: {error}") from error
+        try:
+            self.cluster.add_node(spec.name, instance, kind, spec.labels)
+        except SandboxFailure:
+            self.truth.terminate_instance(instance.instance_id)
+            raise
+
+    # --- nodes ----------------------------------------------------------------------------------------
+
+    def state(self, node: str) -> NodeState:
+        """Raises SandboxFailure unknown."""
+        with self._lock:
+            found = self._nodes.get(node)
+        if found is None:
+            known = ", ".join(sorted(self._nodes)) or "none"
+            raise SandboxFailure("unknown", f"there is no node {node!r}; there are: {known}")
+        return found
+
+    def states(self) -> list[NodeState]:
+        with self._lock:
+            return list(self._nodes.values())
+
+    def enis(self) -> list[Eni]:
+        """All ENIs of the truth, as of now."""
+        with self.truth.lock:
+            return list(self.truth.enis.values())
+
+    def name_by_id(self, instance_id: str) -> str:
+        """The node's name, empty if there is no such instance."""
+        return self._names.get(instance_id, "")
+
+    def name_of(self, instance: Instance) -> str:
+        """The instance's Name if it can be a node's name and is free, else its id; fixed at first sight."""
+        with self._lock:
+            name = self._names.get(instance.instance_id)
+            if name is None:
+                name = instance.tags.get("Name", "")
+                try:
+                    self.scenario.check_node(NodeSpec(name))
+                except SandboxFailure:
+                    name = instance.instance_id
+                if name in self._nodes:
+                    name = instance.instance_id
+                self._nodes[name] = self._prepare(name, instance)
+                self._names[instance.instance_id] = name
+            return name
+
+    def instance_gone(self, instance: Instance) -> None:
+        with self._lock:
+            name = self._names.pop(instance.instance_id, "")
+            state = self._nodes.pop(name, None)
+        self.processes.forget_node(name)
+        for pod in state.runtime.abandon() if state is not None else ():
+            self.cluster.pod_gone(pod.namespace, pod.name)
+        self.cluster.remove_node(name)
+
+    def env(self, node: str) -> dict[str, str]:
+        """What a daemon of this node needs."""
+        folder = self.state(node).folder
+        return {
+            "AWS_ENDPOINT_URL_EC2": f"http://{EC2_ADDRESS}",
+            "AWS_EC2_METADATA_SERVICE_ENDPOINT": f"http://{IMDS_ADDRESS}",
+            "AWS_ACCESS_KEY_ID": "AKIASANDBOX000000000",
+            "AWS_SECRET_ACCESS_KEY": "sandbox",
+            "AWS_REGION": self.scenario.region,
+            # What boto3 and botocore read; every other SDK reads the one above.
+            "AWS_DEFAULT_REGION": self.scenario.region,
+            # As the chart of the Amazon VPC CNI sets it on every node.
+            "ENABLE_IPv4": "true",
+            "CLUSTER_NAME": self.scenario.cluster_name,
+            "MY_NODE_NAME": node,
+            "KUBECONFIG": str(folder / "kubeconfig"),
+            "ENID_RUN_DIR": str(folder / "run"),
+            "ENID_CNI_BIN_DIR": str(folder / "cni" / "bin"),
+            "ENID_CNI_CONF_DIR": str(folder / "cni" / "conf"),
+            "ENID_LOG_DIR": str(folder / "log"),
+        }
+
+    def standing(self, where: str) -> tuple[str, dict[str, str]]:
+        """Namespace path and environment of a command. `where`: a node, NODE/NAMESPACE/POD, `internet` or `router`.
+
+        Raises SandboxFailure unknown.
+        """
+        if where in RESERVED_NAMES:
+            return netns.path(where), base_env(self.folder)
+        node, *pod = where.split("/")
+        state = self.state(node)
+        if not pod:
+            return netns.path(node), {**base_env(state.folder), **self.env(node)}
+        if len(pod) != 2:
+            raise SandboxFailure("unknown", f"{where!r} is no node, NODE/NAMESPACE/POD, internet or router")
+        return state.runtime.find(pod[0], pod[1]).netns, base_env(self.folder)
+
+    def _prepare(self, name: str, instance: Instance) -> NodeState:
+        folder = self.folder / "nodes" / name
+        for part in ("run", "cni/bin", "cni/conf", "cni/cache", "log"):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+        for source in STANDARD_PLUGINS:
+            for plugin in sorted(source.iterdir()) if source.is_dir() else ():
+                link = folder / "cni" / "bin" / plugin.name
+                if not link.exists():
+                    link.symlink_to(plugin)
+        (folder / "kubeconfig").write_text(json.dumps(kubeconfig(f"http://{KUBE_ADDRESS}", name), indent=2))
+
+        def run_plugin(argv: Sequence[str], extra: Mapping[str, str], stdin: bytes, timeout: float) -> shapes.Completed:
+            return run(netns.path(name), argv, extra, stdin, timeout)
+
+        runtime = Runtime(name, folder, base_env(folder), run_plugin, random.Random(self._rng.getrandbits(64)))
+        return NodeState(name, instance.instance_id, folder, runtime)
+
+    # --- servers --------------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        http.serve(_tcp(EC2_ADDRESS), self.api, "ec2")
+        http.serve(unix_listener(self.folder, "ec2.sock"), self.api, "ec2-unix")
+        http.serve(_tcp(IMDS_ADDRESS), self.imds, "imds")
+        self.kube.serve(_tcp(KUBE_ADDRESS))
+        self.kube.serve(unix_listener(self.folder, "kube.sock"))
+
+    def _tick(self) -> None:
+        while True:
+            time.sleep(TICK_SECONDS)
+            try:
+                self.truth.tick()
+                self.net.tick()
+            except Exception:
+                # The clock must go on; what failed is in the log and shows in the state.
+                traceback.print_exc()
+
+
+def _tcp(address: str) -> socket.socket:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((address, 80))
+    return listener
+
+
+def unix_listener(folder: Path, name: str) -> socket.socket:
+    """A listening socket in the folder, for its owner only; by a descriptor, as paths have at most 107 bytes."""
+    (folder / name).unlink(missing_ok=True)
+    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(f"/proc/self/fd/{descriptor}/{name}")
+        os.chmod(folder / name, 0o600)
+    finally:
+        os.close(descriptor)
+    listener.listen(256)
+    return listener
