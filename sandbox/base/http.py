@@ -35,7 +35,7 @@ class Request:
 @dataclass(frozen=True, slots=True)
 class Response:
     """One answer. `hops`: the IP hop limit of this and all later packets of the connection.
-    `drop`: close without an answer."""
+    `drop`: close without an answer. `hang`: no answer, and the connection stays open until the caller gives up."""
 
     status: int = 200
     body: bytes = b""
@@ -43,6 +43,7 @@ class Response:
     headers: Mapping[str, str] = field(default_factory=dict)
     hops: int | None = None
     drop: bool = False
+    hang: bool = False
 
 
 Handler = Callable[[Request], Response]
@@ -142,6 +143,10 @@ class Server:
                 self.last_failure = failure
                 response = Response(500, f"{type(failure).__name__}: {failure}\n".encode())
             if response.drop:
+                return
+            if response.hang:
+                while connection.recv(65536):
+                    pass
                 return
             _send(connection, response, keep, request.method)
             if not keep:

@@ -124,10 +124,31 @@ class LedgerEni(msgspec.Struct, frozen=True):
     prefixes: list[str]
     groups: list[str]
     source_dest_check: bool
+    ipv6_addresses: list[str] = []
+    ipv6_prefixes: list[str] = []
+
+
+class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One security group rule; the fields are those of EC2's IpPermissions.
+
+    `protocol`: -1 (all), tcp, udp, icmp, icmpv6 or a number. `from_port` and `to_port`: ports, or ICMP type and code;
+    None for all. The other side is any of `cidrs` (IPv4 and IPv6) and `groups` (ids).
+    """
+
+    protocol: str = "-1"
+    from_port: int | None = None
+    to_port: int | None = None
+    cidrs: list[str] = []
+    groups: list[str] = []
 
 
 class Drop(msgspec.Struct, frozen=True):
-    """Packets that the router dropped. `reason`: spoof (`address` is the source); unknown, broadcast (destination)."""
+    """Packets that the router dropped.
+
+    `reason`: spoof (`address` is the source); unknown, broadcast (destination); security-group (the other side;
+    `direction` is that of its rules, ingress or egress); mtu, hop-limit (the sender; `bytes` are those of the router's
+    answer).
+    """
 
     reason: str
     port: str
@@ -136,6 +157,7 @@ class Drop(msgspec.Struct, frozen=True):
     address: str
     packets: int
     bytes: int
+    direction: str = ""
 
 
 class ProbeFailure(msgspec.Struct, frozen=True):
@@ -163,7 +185,7 @@ class ProbeReport(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """The world at a glance. Paths are valid outside the daemon."""
+    """The world at a glance. Paths are valid outside the daemon; `branches` says how branch ENIs reach a node."""
 
     folder: str
     pid: int
@@ -176,3 +198,4 @@ class Status(msgspec.Struct, frozen=True):
     enis: int
     drops: dict[str, int]
     faults: dict[str, str]
+    branches: str = ""

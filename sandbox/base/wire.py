@@ -21,7 +21,8 @@ def send(link: socket.socket, line: bytes, descriptors: Sequence[int] = ()) -> N
     if descriptors:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
         line = line[link.sendmsg([line], rights) :]
-    link.sendall(line)
+    if line:  # sending nothing fails too where the other side has answered and hung up by now
+        link.sendall(line)
 
 
 class Lines:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 
 from sandbox.ec2 import errors
 from sandbox.ec2.limits import InstanceType
-from sandbox.ec2.network import Network
 from sandbox.ec2.records import Eni
+from sandbox.ec2.reservations import Reservations
 from sandbox.ec2.space import Space4, Space6
 
 Assigned = tuple[tuple[str, ...], tuple[str, ...]]
@@ -58,7 +58,7 @@ class Plan:
     moved: dict[str, str] = field(default_factory=dict)
 
 
-class Addresses(Network):
+class Addresses(Reservations):
     """Adds the address rules."""
 
     def assign_ipv4(
@@ -80,6 +80,7 @@ class Addresses(Network):
         with self._change():
             eni = self.eni(eni_id)
             _one_kind(wanted, "SecondaryPrivateIpAddressCount, PrivateIpAddresses, Ipv4PrefixCount, Ipv4Prefixes")
+            _may_hold(eni)
             self._check_slots(eni, wanted)
             plan = self._plan(self._space4[eni.subnet_id], wanted, eni if allow_reassignment else None)
             for old_id in dict.fromkeys(plan.moved.values()):
@@ -127,6 +128,7 @@ class Addresses(Network):
         with self._change():
             eni = self.eni(eni_id)
             _one_kind(wanted, "Ipv6AddressCount, Ipv6Addresses, Ipv6PrefixCount, Ipv6Prefixes")
+            _may_hold(eni)
             self._check_slots6(eni, wanted)
             plan = self._plan(self._subnet6(eni.subnet_id), wanted)
             self._space6[eni.subnet_id].take(plan.offsets, plan.blocks)
@@ -241,6 +243,12 @@ class Addresses(Network):
         if self._enis[eni_id].primary_ip == address:
             raise errors.PRIMARY_NOT_MOVABLE(address=address)
         return eni_id
+
+
+def _may_hold(eni: Eni) -> None:
+    """EC2 guide, "Elastic Fabric Adapter": EFA-only interfaces have no IP addresses."""
+    if eni.interface_type == "efa-only":
+        raise errors.EFA_ONLY_ADDRESSES()
 
 
 def _one_kind(wanted: Wanted, names: str) -> None:

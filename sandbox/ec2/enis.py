@@ -6,25 +6,40 @@ views hear `eni_attached` when the instance sees the device and `eni_detached` w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from sandbox.ec2 import errors
 from sandbox.ec2.addresses import Addresses, Wanted
 from sandbox.ec2.limits import InstanceType
 from sandbox.ec2.network import checked_tags
-from sandbox.ec2.records import NO_TAGS, Attachment, Eni, Instance, Tags
+from sandbox.ec2.records import NO_TAGS, Attachment, Conntrack, Eni, Instance, Tags
 
 NOTHING = Wanted()
+DEFAULT_CONNTRACK = Conntrack()
+EFA = ("efa", "efa-only")
+CONNTRACK_RANGES = {"tcp_established": (60, 432_000), "udp_stream": (60, 180), "udp": (30, 60)}
 
 
 @dataclass(slots=True)
 class Delays:
-    """How long the states between last, in seconds."""
+    """How long the states between last, in seconds. `stuck`: how many of the next attachments or detachments do not
+    end until `Ledger.hasten` is called (amazon-vpc-cni-k8s#1399)."""
 
     attach: float = 0.0
     detach: float = 0.0
     terminate: float = 0.0
+    stop: float = 0.0
+    start: float = 0.0
+    stuck: dict[str, float] = field(default_factory=dict)
+
+    def take(self, kind: str) -> float:
+        """The delay of the next `attach` or `detach`."""
+        if self.stuck.get(kind, 0) > 0:
+            self.stuck[kind] -= 1
+            return math.inf
+        return float(getattr(self, kind))
 
 
 class Enis(Addresses):
@@ -45,11 +60,14 @@ class Enis(Addresses):
         groups: Sequence[str] = (),
         description: str = "",
         tags: Tags = NO_TAGS,
+        interface_type: str = "interface",
+        conntrack: Conntrack = DEFAULT_CONNTRACK,
     ) -> Eni:
         """A new, unattached ENI with everything it is to hold.
 
         `private_ip` is the primary address (chosen if None); the others are secondary. Without `groups` it gets the
-        VPC's default group. Raises NO_SUBNET, NO_GROUP, OTHER_VPC, LIMIT_GROUPS and what `assign_ipv4` raises.
+        VPC's default group. Raises NO_SUBNET, NO_GROUP, OTHER_VPC, LIMIT_GROUPS, LIMIT_REGION_ENIS,
+        EFA_ONLY_ADDRESSES, CONNTRACK_RANGE and what `assign_ipv4` raises.
         """
         with self._change():
             return self._create_eni(
@@ -60,6 +78,8 @@ class Enis(Addresses):
                 groups,
                 description,
                 tags,
+                interface_type=interface_type,
+                conntrack=conntrack,
             )
 
     def _create_eni(
@@ -72,8 +92,13 @@ class Enis(Addresses):
         description: str,
         tags: Tags,
         attachment: Attachment | None = None,
+        interface_type: str = "interface",
+        conntrack: Conntrack = DEFAULT_CONNTRACK,
     ) -> Eni:
         subnet = self.subnet(subnet_id)
+        if len(self._enis) >= self.quotas["enis-per-region"]:
+            raise errors.LIMIT_REGION_ENIS()
+        checked_conntrack(conntrack)
         member_of = self._checked_groups(groups, self.vpc(subnet.vpc_id))
         labels = checked_tags(tags)
         for wanted, names in ((ipv4, "secondary addresses and prefixes"), (ipv6, "IPv6 addresses and prefixes")):
@@ -85,9 +110,13 @@ class Enis(Addresses):
             else replace(ipv4, count=ipv4.count + 1)
         )
         space = self._space4[subnet_id]
+        if interface_type == "efa-only":
+            if private_ip is not None or ipv4.kinds or ipv6.kinds:
+                raise errors.EFA_ONLY_ADDRESSES()
+            everything = NOTHING
         plan = self._plan(space, everything)
         addresses = plan.addresses
-        if private_ip is None:  # chosen ones come after named ones: the first chosen is the primary
+        if private_ip is None and addresses:  # chosen ones come after named ones: the first chosen is the primary
             first = len(ipv4.addresses)
             addresses = (addresses[first], *addresses[:first], *addresses[first + 1 :])
         plan6 = self._plan(self._subnet6(subnet_id), ipv6) if ipv6.kinds else None
@@ -107,7 +136,9 @@ class Enis(Addresses):
             ipv6_addresses=plan6.addresses if plan6 else (),
             ipv6_prefixes=plan6.prefixes if plan6 else (),
             description=description,
+            interface_type=interface_type,
             attachment=attachment,
+            conntrack=conntrack,
             tags=labels,
         )
         self._put_eni(eni)
@@ -123,14 +154,17 @@ class Enis(Addresses):
             eni, instance = self.eni(eni_id), self.instance(instance_id)
             if instance.state not in ("pending", "running", "stopping", "stopped"):
                 raise errors.WRONG_STATE(instance=instance_id, state=instance.state)
-            if eni.attachment is not None:
+            if eni.attachment is not None or eni.trunk_id:
                 raise errors.ENI_IN_USE(eni=eni_id)
+            if eni.interface_type == "branch":
+                raise errors.BRANCH_ATTACH(eni=eni_id)
             if eni.zone != instance.zone:
                 raise errors.OTHER_ZONE()
             if eni.vpc_id != instance.vpc_id:
                 raise errors.NOT_SIMULATED(what="attaching an ENI of another VPC")
             kind = self.types.get(instance.instance_type)
             self._check_place(instance, kind, device, card)
+            self._check_kind(eni, instance, kind, device, card)
             _check_content(eni, kind)
             attachment = Attachment(
                 attachment_id=self._new_id("eni-attach"),
@@ -142,7 +176,8 @@ class Enis(Addresses):
                 delete_on_termination=False,
             )
             self._put_eni(replace(eni, attachment=attachment))
-            self._after(self.delays.attach, lambda: self._finish_attach(eni_id, attachment.attachment_id))
+            delay = self.delays.take("attach")
+            self._after(delay, lambda: self._finish_attach(eni_id, attachment.attachment_id), "attach")
             return attachment
 
     def _check_place(self, instance: Instance, kind: InstanceType, device: int, card: int) -> None:
@@ -159,13 +194,34 @@ class Enis(Addresses):
         if len(present) >= kind.enis:
             raise errors.LIMIT_ENIS(count=len(present) + 1, type=kind.name)
 
+    def _check_kind(self, eni: Eni, instance: Instance, kind: InstanceType, device: int, card: int) -> None:
+        """What trunks and EFA need (EC2 guide, "Elastic Fabric Adapter": one per card, EFA-only not primary)."""
+        present = self.enis_of(instance.instance_id)
+        if eni.interface_type == "trunk":
+            if kind.branches is None:
+                raise errors.NOT_SIMULATED(what=f"a trunk on instance type {kind.name}: its branch limit is not known")
+            if not kind.branches:
+                raise errors.TRUNK_TYPE(type=kind.name)
+            if any(one.interface_type == "trunk" for one in present):
+                raise errors.LIMIT_TRUNKS(instance=instance.instance_id)
+            if len([one for one in self._enis.values() if one.trunk_id == eni.eni_id]) > kind.branches:
+                raise errors.LIMIT_BRANCHES(type=kind.name)
+        elif eni.interface_type in EFA:
+            if not kind.efa:
+                raise errors.EFA_TYPE(type=kind.name)
+            if any(one.card == card and one.interface_type in EFA for one in present):
+                raise errors.LIMIT_EFA(card=card)
+            if eni.interface_type == "efa-only" and (device, card) == (0, 0):
+                raise errors.EFA_ONLY_PRIMARY()
+
     def _finish_attach(self, eni_id: str, attachment_id: str) -> None:
         eni = self._enis.get(eni_id)
         if eni is None or eni.attachment is None or eni.attachment.attachment_id != attachment_id:
             return
         if eni.attachment.status == "attaching":
             self._put_eni(replace(eni, attachment=replace(eni.attachment, status="attached")))
-            self._tell("eni_attached", eni_id)
+            if eni.interface_type != "efa-only":  # no network device, only an RDMA one
+                self._tell("eni_attached", eni_id)
 
     def attached(self, attachment_id: str) -> Eni:
         """The ENI of an attachment. Raises NO_ATTACHMENT."""
@@ -187,11 +243,13 @@ class Enis(Addresses):
                 raise errors.PRIMARY_ATTACHED()
             if eni.attachment.status == "detaching" and not force:
                 raise errors.ATTACHMENT_GONE(id=attachment_id)
+            self._check_detach(eni)
             was = eni.attachment.status
             self._put_eni(replace(eni, attachment=replace(eni.attachment, status="detaching")))
             self._after(
-                0 if force else self.delays.detach,
+                0 if force else self.delays.take("detach"),
                 lambda: self._finish_detach(eni.eni_id, attachment_id, seen=was != "attaching"),
+                "detach",
             )
 
     def _finish_detach(self, eni_id: str, attachment_id: str, *, seen: bool = True) -> None:
@@ -206,10 +264,18 @@ class Enis(Addresses):
         """Delete an ENI that is not attached. Raises NO_ENI, ENI_BUSY."""
         with self._change():
             eni = self.eni(eni_id)
-            if eni.attachment is not None:
+            if eni.status == "in-use":
                 raise errors.ENI_BUSY(eni=eni_id)
+            self._check_detach(eni)
+            self._forget_eni(eni)
             self._give_back(eni)
             self._drop_eni(eni)
+
+    def _check_detach(self, eni: Eni) -> None:
+        """Whether an ENI may leave its instance, or go."""
+
+    def _forget_eni(self, eni: Eni) -> None:
+        """What else goes with an ENI."""
 
     # --- attributes -----------------------------------------------------------------------------------------------
 
@@ -219,6 +285,12 @@ class Enis(Addresses):
             eni = self.eni(eni_id)
             self._put_eni(replace(eni, groups=self._checked_groups(groups, self.vpc(eni.vpc_id))))
             self._tell("groups_changed", eni_id)
+
+    def set_conntrack(self, eni_id: str, conntrack: Conntrack) -> None:
+        """Raises NO_ENI, CONNTRACK_RANGE."""
+        with self._change():
+            checked_conntrack(conntrack)
+            self._put_eni(replace(self.eni(eni_id), conntrack=conntrack))
 
     def set_source_dest_check(self, eni_id: str, on: bool) -> None:
         """Raises NO_ENI."""
@@ -238,6 +310,14 @@ class Enis(Addresses):
             if self.attached(attachment_id).eni_id != eni_id or eni.attachment is None:
                 raise errors.WRONG_ATTACHMENT(id=attachment_id, eni=eni_id)
             self._put_eni(replace(eni, attachment=replace(eni.attachment, delete_on_termination=on)))
+
+
+def checked_conntrack(conntrack: Conntrack) -> None:
+    """API reference, ConnectionTrackingSpecificationRequest: ranges in seconds. Raises CONNTRACK_RANGE."""
+    for name, (least, most) in CONNTRACK_RANGES.items():
+        value = getattr(conntrack, name)
+        if value is not None and not least <= value <= most:
+            raise errors.CONNTRACK_RANGE(value=value, name=name, least=least, most=most)
 
 
 def _check_content(eni: Eni, kind: InstanceType) -> None:

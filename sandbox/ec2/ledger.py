@@ -15,21 +15,45 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from sandbox.base.trace import Trace
 from sandbox.ec2 import errors
 from sandbox.ec2.faults import Faults
-from sandbox.ec2.limits import Catalogue
-from sandbox.ec2.records import Eni, Group, Instance, Record, Subnet, Vpc
+from sandbox.ec2.limits import Catalogue, quotas
+from sandbox.ec2.records import (
+    Association,
+    Eni,
+    EniPermission,
+    Group,
+    Instance,
+    Record,
+    Reservation,
+    Subnet,
+    Vpc,
+)
 from sandbox.ec2.space import Policy, Space4, Space6
 from sandbox.ec2.views import Clock, Event, Reader, View
+
+
+@dataclass(order=True, slots=True)
+class _Due:
+    """Work that waits for the clock."""
+
+    when: float
+    number: int
+    since: float = field(compare=False)
+    kind: str = field(compare=False)
+    work: Callable[[], None] = field(compare=False)
 
 
 class Ledger:
     """State without rules. `policy`: how free addresses are chosen (see `space.Space4`).
 
     Readers of several records hold `lock`; nobody calls what changes the truth while holding it, since views are told
-    when it is free. `api` and `imds` are the lagging views; `faults` the fault rules; `types` the instance types.
+    when it is free. `api` and `imds` are the lagging views; `faults` the fault rules; `types` the instance types;
+    `trace` what happened.
     """
 
     def __init__(
@@ -46,9 +70,11 @@ class Ledger:
         self.rng = rng
         self.region = region
         self.account = account
+        self.quotas = quotas()
         self.policy: Policy = policy
         self.types = types if types is not None else Catalogue()
-        self.faults = Faults(random.Random(rng.getrandbits(64)))
+        self.trace = Trace(clock)
+        self.faults = Faults(clock, random.Random(rng.getrandbits(64)), self.trace)
         self.lock = threading.RLock()
         self.api = Reader(clock)
         self.imds = Reader(clock)
@@ -57,13 +83,16 @@ class Ledger:
         self._groups: dict[str, Group] = {}
         self._enis: dict[str, Eni] = {}
         self._instances: dict[str, Instance] = {}
+        self._reservations: dict[str, Reservation] = {}
+        self._associations: dict[str, Association] = {}
+        self._permissions: dict[str, EniPermission] = {}
         self._space4: dict[str, Space4] = {}
         self._space6: dict[str, Space6] = {}
         self._enis_of: dict[str, set[str]] = {}
         self._by_attachment: dict[str, str] = {}
         self._by_address: dict[str, dict[str, str]] = {}  # VPC id, then address or prefix, to ENI id
         self._macs: set[str] = set()
-        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._due: list[_Due] = []
         self._due_count = 0
         self._subscribers: list[View] = []
         self._events: deque[tuple[Event, str]] = deque()
@@ -91,6 +120,18 @@ class Ledger:
     @property
     def instances(self) -> Mapping[str, Instance]:
         return MappingProxyType(self._instances)
+
+    @property
+    def reservations(self) -> Mapping[str, Reservation]:
+        return MappingProxyType(self._reservations)
+
+    @property
+    def associations(self) -> Mapping[str, Association]:
+        return MappingProxyType(self._associations)
+
+    @property
+    def permissions(self) -> Mapping[str, EniPermission]:
+        return MappingProxyType(self._permissions)
 
     def vpc(self, vpc_id: str) -> Vpc:
         """Raises NO_VPC."""
@@ -136,7 +177,7 @@ class Ledger:
             else:
                 seen = (reader.see(eni_id, self._enis.get(eni_id)) for eni_id in {*ids, *unsettled})
                 found = [eni for eni in seen if eni is not None and eni.instance_id == instance_id]
-        return tuple(sorted(found, key=lambda eni: (eni.card, eni.device)))
+        return tuple(sorted(found, key=lambda eni: (eni.card, eni.device, eni.eni_id)))
 
     def holder(self, address: str, vpc_id: str | None = None) -> Eni | None:
         """The ENI that holds this address, alone or within a prefix. Without `vpc_id`: in the first VPC that has it."""
@@ -175,7 +216,7 @@ class Ledger:
         if not self._due:
             return None
         with self._change():
-            return self._due[0][0] if self._due else None
+            return self._due[0].when if self._due else None
 
     @contextmanager
     def _change(self) -> Iterator[None]:
@@ -188,16 +229,29 @@ class Ledger:
             self._deliver()
 
     def _settle(self) -> None:
-        while self._due and self._due[0][0] <= self.clock.now():
-            heapq.heappop(self._due)[2]()
+        while self._due and self._due[0].when <= self.clock.now():
+            due = heapq.heappop(self._due)
+            if self.trace.on:
+                self.trace.note("clock", due=due.kind)
+            due.work()
 
-    def _after(self, delay: float, work: Callable[[], None]) -> None:
-        """Do `work` (under the lock, it must not fail) in `delay` seconds; at once if that is 0."""
+    def _after(self, delay: float, work: Callable[[], None], kind: str = "") -> None:
+        """Do `work` (under the lock, it must not fail) in `delay` seconds; at once if that is 0. See `hasten`."""
         if delay <= 0:
             work()
             return
         self._due_count += 1
-        heapq.heappush(self._due, (self.clock.now() + delay, self._due_count, work))
+        now = self.clock.now()
+        heapq.heappush(self._due, _Due(now + delay, self._due_count, now, kind, work))
+
+    def hasten(self, kind: str, delay: float) -> None:
+        """Work of this kind that waits already is done `delay` seconds after it was put off, if that is earlier."""
+        with self._change():
+            for due in self._due:
+                if due.kind == kind:
+                    due.when = min(due.when, due.since + delay)
+            heapq.heapify(self._due)
+            self._settle()
 
     def _tell(self, event: Event, eni_id: str) -> None:
         self._events.append((event, eni_id))
@@ -214,6 +268,8 @@ class Ledger:
             try:
                 while self._events:
                     event, eni_id = self._events.popleft()
+                    if self.trace.on:
+                        self.trace.note("view", event=event, eni=eni_id)
                     for view in self._subscribers:
                         try:
                             getattr(view, event)(eni_id)
@@ -225,36 +281,41 @@ class Ledger:
             raise ExceptionGroup("views failed to follow a change", failures)
 
     def _put_vpc(self, vpc: Vpc) -> None:
-        self._note(self._vpcs.get(vpc.vpc_id), vpc.vpc_id)
+        self._note(self._vpcs.get(vpc.vpc_id), vpc.vpc_id, vpc)
         self._vpcs[vpc.vpc_id] = vpc
 
     def _put_subnet(self, subnet: Subnet) -> None:
-        self._note(self._subnets.get(subnet.subnet_id), subnet.subnet_id)
+        self._note(self._subnets.get(subnet.subnet_id), subnet.subnet_id, subnet)
         self._subnets[subnet.subnet_id] = subnet
 
     def _put_group(self, group: Group) -> None:
-        self._note(self._groups.get(group.group_id), group.group_id)
+        self._note(self._groups.get(group.group_id), group.group_id, group)
         self._groups[group.group_id] = group
 
     def _put_instance(self, instance: Instance) -> None:
-        self._note(self._instances.get(instance.instance_id), instance.instance_id)
+        self._note(self._instances.get(instance.instance_id), instance.instance_id, instance)
         self._instances[instance.instance_id] = instance
 
     def _put_eni(self, eni: Eni) -> None:
         """Put an ENI in place and bring the indexes in line. Its addresses are taken in the subnet already."""
         old = self._enis.get(eni.eni_id)
-        self._note(old, eni.eni_id)
+        self._note(old, eni.eni_id, eni)
         self._enis[eni.eni_id] = eni
         self._reindex(old, eni)
+        self._members_changed(old, eni)
 
     def _drop_eni(self, eni: Eni) -> None:
         self._note(self._enis[eni.eni_id], eni.eni_id)
         old = self._enis.pop(eni.eni_id)
         self._reindex(old, None)
+        self._members_changed(old, None)
 
-    def _note(self, old: Record | None, record_id: str) -> None:
-        self.api.note(record_id, old)
-        self.imds.note(record_id, old)
+    def _members_changed(self, old: Eni | None, new: Eni | None) -> None:
+        """Told of each change of an ENI; the layer that knows groups passes on what concerns them."""
+
+    def _note(self, old: Record | None, record_id: str, new: Record | None = None) -> None:
+        self.api.note(record_id, old, new)
+        self.imds.note(record_id, old, new)
 
     def _reindex(self, old: Eni | None, new: Eni | None) -> None:
         eni = new or old
@@ -265,7 +326,8 @@ class Ledger:
             held = self._by_address.setdefault(eni.vpc_id, {})
             for key in before - after:
                 del held[key]
-            held.update(dict.fromkeys(after - before, eni.eni_id))
+            for key in _held(new):
+                held[key] = eni.eni_id
         was, is_now = old.attachment if old else None, new.attachment if new else None
         if was is not None and (is_now is None or is_now.attachment_id != was.attachment_id):
             self._enis_of[was.instance_id].discard(eni.eni_id)

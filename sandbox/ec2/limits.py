@@ -15,9 +15,12 @@ from typing import Final
 
 from sandbox.ec2 import errors
 
-# Quota page and EC2 guide (facts that hold for every type)
-GROUPS_PER_ENI: Final = 5
-TAGS_PER_RESOURCE: Final = 50
+DATA: Final = resources.files("sandbox.ec2") / "data"
+
+
+def quotas() -> dict[str, int]:
+    """The account's quotas by name, as they are without a raise (`data/quotas.json`, each with its source)."""
+    return {name: row["value"] for name, row in json.loads((DATA / "quotas.json").read_text()).items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,7 @@ class InstanceType:
     architectures: tuple[str, ...] = ("x86_64",)
     efa: bool = False
     current_generation: bool = True
+    branches: int | None = None  # most branch ENIs of its trunk; 0: takes no trunk; None: not known here
 
     @property
     def prefixes(self) -> bool:
@@ -51,10 +55,11 @@ class Catalogue:
         self._own: dict[str, InstanceType] = {}
         self._public: dict[str, list[int]] | None = None
         self._shapes: list[list[object]] = []
+        self._branches: dict[str, int] = {}
 
     def _load(self) -> dict[str, list[int]]:
         if self._public is None:
-            data = json.loads((resources.files("sandbox.ec2") / "data" / "instance_types.json").read_text())
+            data = json.loads((DATA / "instance_types.json").read_text())
             self._shapes = data["shapes"]
             self._public = data["types"]
         return self._public
@@ -71,12 +76,14 @@ class Catalogue:
         bare_metal: bool = False,
         vcpus: int = 2,
         memory_mib: int = 8192,
+        branches: int = 0,
+        efa: bool = False,
     ) -> InstanceType:
         """Make up a type. `cards` gives the most ENIs per network card (default: one card with all of them).
 
         Raises ValueError if the figures cannot be those of a type.
         """
-        if not name or enis < 1 or ipv4 < 1 or (ipv6 is not None and ipv6 < 0):
+        if not name or enis < 1 or ipv4 < 1 or (ipv6 is not None and ipv6 < 0) or branches < 0:
             raise ValueError(f"instance type {name!r}: enis={enis}, ipv4={ipv4}, ipv6={ipv6}: at least 1, 1 and 0")
         if cards is not None and (not cards or min(cards) < 1):
             raise ValueError(f"instance type {name!r}: cards={cards!r}: at least one card with at least one ENI each")
@@ -90,6 +97,8 @@ class Catalogue:
             bare_metal=bare_metal,
             vcpus=vcpus,
             memory_mib=memory_mib,
+            branches=branches,
+            efa=efa,
         )
         self._own[name] = made
         return made
@@ -102,8 +111,14 @@ class Catalogue:
         if row is None:
             raise errors.NO_TYPE(type=name)
         shape, vcpus, memory_mib = row
-        made = self._own[name] = _unpack(name, self._shapes[shape], vcpus, memory_mib)
+        made = self._own[name] = _unpack(name, self._shapes[shape], vcpus, memory_mib, self._branch_limit(name))
         return made
+
+    def _branch_limit(self, name: str) -> int | None:
+        """EC2's API does not tell these (`data/branches.json` has its source)."""
+        if not self._branches:
+            self._branches = json.loads((DATA / "branches.json").read_text())["types"]
+        return self._branches.get(name)
 
     def names(self) -> list[str]:
         """All names, sorted."""
@@ -116,7 +131,7 @@ class Catalogue:
         return len(self.names())
 
 
-def _unpack(name: str, shape: Sequence[object], vcpus: int, memory_mib: int) -> InstanceType:
+def _unpack(name: str, shape: Sequence[object], vcpus: int, memory_mib: int, branches: int | None) -> InstanceType:
     enis, ipv4, ipv6, cards, default_card, hypervisor, bare_metal, architectures, efa, current = shape
     if not (
         isinstance(enis, int) and isinstance(ipv4, int) and isinstance(ipv6, int) and isinstance(default_card, int)
@@ -138,4 +153,5 @@ def _unpack(name: str, shape: Sequence[object], vcpus: int, memory_mib: int) -> 
         architectures=tuple(architectures),
         efa=bool(efa),
         current_generation=bool(current),
+        branches=branches if hypervisor == "nitro" or bare_metal else 0,
     )

@@ -1,10 +1,8 @@
-"""VPCs, subnets, security groups and tags: what ENIs and instances stand on.
-
-They are made by the scenario through this Python face; the API only describes and tags them.
-"""
+"""VPCs, their address blocks, subnets and tags: what ENIs and instances stand on."""
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -13,12 +11,25 @@ from typing import TypeVar
 
 from sandbox.ec2 import errors
 from sandbox.ec2.ledger import Ledger
-from sandbox.ec2.limits import GROUPS_PER_ENI, TAGS_PER_RESOURCE
-from sandbox.ec2.records import NO_TAGS, Eni, Group, Instance, Permission, Record, Subnet, Tags, Vpc
+from sandbox.ec2.limits import quotas
+from sandbox.ec2.records import (
+    NO_TAGS,
+    Eni,
+    Group,
+    Instance,
+    Permission,
+    Record,
+    Reservation,
+    Subnet,
+    Tags,
+    Vpc,
+)
 from sandbox.ec2.space import Space4, Space6
 
-ALL_OUT = (Permission(cidrs=("0.0.0.0/0", "::/0")),)
-T = TypeVar("T", Vpc, Subnet, Group, Eni, Instance)
+ALL_OUT = (Permission(cidrs=("0.0.0.0/0",)), Permission(cidrs=("::/0",)))
+TAGS_PER_RESOURCE = quotas()["tags-per-resource"]
+T = TypeVar("T", Vpc, Subnet, Group, Eni, Instance, Reservation)
+Block = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def checked_tags(tags: Tags) -> Tags:
@@ -36,7 +47,7 @@ def checked_tags(tags: Tags) -> Tags:
 
 
 class Network(Ledger):
-    """Adds VPCs, subnets, groups and tags to the ledger."""
+    """Adds VPCs, subnets and tags to the ledger."""
 
     def create_vpc(self, cidrs: Sequence[str], *, ipv6_cidrs: Sequence[str] = (), tags: Tags = NO_TAGS) -> Vpc:
         """A VPC with its default group. `cidrs[0]` is the primary block. Raises VPC_RANGE."""
@@ -44,6 +55,8 @@ class Network(Ledger):
         if not blocks:
             raise errors.MISSING_PARAMETER(name="cidrBlock")
         with self._change():
+            if len(self._vpcs) >= self.quotas["vpcs-per-region"]:
+                raise errors.LIMIT_VPCS()
             vpc_id, group_id = self._new_id("vpc"), self._new_id("sg")
             vpc = Vpc(
                 vpc_id=vpc_id,
@@ -52,11 +65,88 @@ class Network(Ledger):
                 default_group_id=group_id,
                 tags=checked_tags(tags),
             )
-            inside = (Permission(groups=(group_id,)),)
+            inside = (Permission(groups=(group_id,), rule_id=self._new_id("sgr")),)
+            outside = tuple(replace(rule, rule_id=self._new_id("sgr")) for rule in ALL_OUT)
             self._put_vpc(vpc)
-            self._put_group(Group(group_id, vpc_id, "default", "default VPC security group", inside, ALL_OUT))
+            self._put_group(Group(group_id, vpc_id, "default", "default VPC security group", inside, outside))
             self._by_address[vpc_id] = {}
             return vpc
+
+    def add_cidr(self, vpc_id: str, cidr: str | None = None) -> Vpc:
+        """A further block of a VPC: an IPv4 one, or without `cidr` an IPv6 /56 chosen by AWS.
+
+        Raises NO_VPC, VPC_RANGE, VPC_CONFLICT, LIMIT_CIDRS.
+        """
+        with self._change():
+            vpc = self.vpc(vpc_id)
+            if cidr is None:
+                if len(vpc.ipv6_cidrs) >= self.quotas["ipv6-cidrs-per-vpc"]:
+                    raise errors.LIMIT_CIDRS(vpc=vpc_id)
+                vpc = replace(vpc, ipv6_cidrs=(*vpc.ipv6_cidrs, self._new_cidr6()))
+            else:
+                block = _network4(cidr, errors.VPC_RANGE)
+                if len(vpc.cidrs) >= self.quotas["cidrs-per-vpc"]:
+                    raise errors.LIMIT_CIDRS(vpc=vpc_id)
+                if any(block.overlaps(other) for other in vpc.cidrs):
+                    raise errors.VPC_CONFLICT(cidr=cidr)
+                vpc = replace(vpc, cidrs=(*vpc.cidrs, block))
+            self._put_vpc(vpc)
+            return vpc
+
+    def remove_cidr(self, association_id: str) -> tuple[Vpc, str]:
+        """Take a block away again; returns the VPC and the block. Raises NO_CIDR, PRIMARY_CIDR, CIDR_USED."""
+        with self._change():
+            for vpc in self._vpcs.values():
+                blocks: tuple[Block, ...] = (*vpc.cidrs, *vpc.ipv6_cidrs)
+                for block in blocks:
+                    if cidr_id(vpc.vpc_id, block) == association_id:
+                        self._check_cidr_unused(vpc, block)
+                        kept4 = tuple(one for one in vpc.cidrs if one != block)
+                        kept6 = tuple(one for one in vpc.ipv6_cidrs if one != block)
+                        self._put_vpc(replace(vpc, cidrs=kept4, ipv6_cidrs=kept6))
+                        return vpc, str(block)
+            raise errors.NO_CIDR(id=association_id)
+
+    def _check_cidr_unused(self, vpc: Vpc, block: Block) -> None:
+        if block == vpc.cidrs[0]:
+            raise errors.PRIMARY_CIDR()
+        used = (b for s in self._subnets.values() if s.vpc_id == vpc.vpc_id for b in (s.cidr, s.ipv6_cidr) if b)
+        if any(one.version == block.version and one.subnet_of(block) for one in used):  # type: ignore[arg-type]
+            raise errors.CIDR_USED(cidr=block)
+
+    def _new_cidr6(self) -> ipaddress.IPv6Network:
+        taken = {block for vpc in self._vpcs.values() for block in vpc.ipv6_cidrs}
+        while True:
+            block = ipaddress.IPv6Network(((0x2600_1F13 << 96) | (self.rng.getrandbits(24) << 72), 56))
+            if block not in taken:
+                return block
+
+    def delete_vpc(self, vpc_id: str) -> None:
+        """Raises NO_VPC, VPC_USED (subnets, groups other than the default one)."""
+        with self._change():
+            vpc = self.vpc(vpc_id)
+            if any(subnet.vpc_id == vpc_id for subnet in self._subnets.values()) or any(
+                group.vpc_id == vpc_id and group.group_id != vpc.default_group_id for group in self._groups.values()
+            ):
+                raise errors.VPC_USED(id=vpc_id)
+            self._note(self._groups[vpc.default_group_id], vpc.default_group_id)
+            del self._groups[vpc.default_group_id]
+            self._note(vpc, vpc_id)
+            del self._vpcs[vpc_id]
+            self._by_address.pop(vpc_id, None)
+
+    def delete_subnet(self, subnet_id: str) -> None:
+        """Raises NO_SUBNET, SUBNET_USED (ENIs)."""
+        with self._change():
+            subnet = self.subnet(subnet_id)
+            if any(eni.subnet_id == subnet_id for eni in self._enis.values()):
+                raise errors.SUBNET_USED(id=subnet_id)
+            for one in [one for one in self._reservations.values() if one.subnet_id == subnet_id]:
+                self._note(one, one.reservation_id)
+                del self._reservations[one.reservation_id]
+            self._note(subnet, subnet_id)
+            del self._subnets[subnet_id], self._space4[subnet_id]
+            self._space6.pop(subnet_id, None)
 
     def create_subnet(
         self, vpc_id: str, cidr: str, zone: str, *, ipv6_cidr: str | None = None, tags: Tags = NO_TAGS
@@ -71,6 +161,8 @@ class Network(Ledger):
             if not any(block.subnet_of(whole) for whole in vpc.cidrs):
                 raise errors.CIDR_RANGE(cidr=cidr)
             siblings = [subnet for subnet in self._subnets.values() if subnet.vpc_id == vpc_id]
+            if len(siblings) >= self.quotas["subnets-per-vpc"]:
+                raise errors.LIMIT_SUBNETS()
             if any(block.overlaps(subnet.cidr) for subnet in siblings):
                 raise errors.CIDR_CONFLICT(cidr=cidr)
             letter = zone.removeprefix(self.region)
@@ -78,7 +170,10 @@ class Network(Ledger):
                 raise errors.INVALID_VALUE(value=zone, name="availabilityZone", why=f"Not a zone of {self.region}.")
             block6 = None
             if ipv6_cidr is not None:
-                block6 = ipaddress.IPv6Network(ipv6_cidr)
+                try:
+                    block6 = ipaddress.IPv6Network(ipv6_cidr)
+                except ValueError:
+                    raise errors.BAD_CIDR(cidr=ipv6_cidr) from None
                 if block6.prefixlen != 64 or not any(block6.subnet_of(whole) for whole in vpc.ipv6_cidrs):
                     raise errors.INVALID_VALUE(value=ipv6_cidr, name="ipv6CidrBlock", why="Not a /64 of the VPC.")
                 if any(subnet.ipv6_cidr == block6 for subnet in siblings):
@@ -97,61 +192,6 @@ class Network(Ledger):
                 self._space6[subnet.subnet_id] = Space6(block6, self.rng)
             self._put_subnet(subnet)
             return subnet
-
-    def create_group(
-        self,
-        vpc_id: str,
-        name: str,
-        description: str = "",
-        *,
-        ingress: Iterable[Permission] = (),
-        egress: Iterable[Permission] | None = None,
-        tags: Tags = NO_TAGS,
-    ) -> Group:
-        """A security group; like AWS's it lets everything out unless `egress` is given. Raises GROUP_EXISTS."""
-        with self._change():
-            vpc = self.vpc(vpc_id)
-            if any(group.name == name and group.vpc_id == vpc.vpc_id for group in self._groups.values()):
-                raise errors.GROUP_EXISTS(name=name, vpc=vpc_id)
-            out = ALL_OUT if egress is None else tuple(egress)
-            group = Group(
-                self._new_id("sg"), vpc_id, name, description or name, tuple(ingress), out, checked_tags(tags)
-            )
-            self._put_group(group)
-            return group
-
-    def set_rules(
-        self,
-        group_id: str,
-        *,
-        ingress: Iterable[Permission] | None = None,
-        egress: Iterable[Permission] | None = None,
-    ) -> Group:
-        """Replace the rules of one or both directions; the views hear of every ENI in the group."""
-        with self._change():
-            group = self.group(group_id)
-            group = replace(
-                group,
-                ingress=group.ingress if ingress is None else tuple(ingress),
-                egress=group.egress if egress is None else tuple(egress),
-            )
-            self._put_group(group)
-            for eni in self._enis.values():
-                if group_id in eni.groups:
-                    self._tell("groups_changed", eni.eni_id)
-            return group
-
-    def _checked_groups(self, groups: Sequence[str], vpc: Vpc) -> tuple[str, ...]:
-        """The groups of an ENI: existing, of its VPC, each once; the default group if none is asked for."""
-        if not groups:
-            return (vpc.default_group_id,)
-        wanted = tuple(dict.fromkeys(groups))
-        for group_id in wanted:
-            if self.group(group_id).vpc_id != vpc.vpc_id:
-                raise errors.OTHER_VPC()
-        if len(wanted) > GROUPS_PER_ENI:
-            raise errors.LIMIT_GROUPS()
-        return wanted
 
     # --- tags -------------------------------------------------------------------------------------------------
 
@@ -191,6 +231,8 @@ class Network(Ledger):
             return plan(self.vpc(resource_id), self._put_vpc)
         if kind == "sg":
             return plan(self.group(resource_id), self._put_group)
+        if kind == "scr" and resource_id in self._reservations:
+            return plan(self._reservations[resource_id], lambda one: self._reservations.update({one.record_id: one}))
         raise errors.NO_RESOURCE(id=resource_id)
 
     def tagged(self) -> Iterable[Record]:
@@ -201,7 +243,13 @@ class Network(Ledger):
             *self._groups.values(),
             *self._instances.values(),
             *self._enis.values(),
+            *self._reservations.values(),
         ]
+
+
+def cidr_id(vpc_id: str, block: Block) -> str:
+    """The association id of a block of a VPC."""
+    return f"vpc-cidr-assoc-0{hashlib.blake2b(f'{vpc_id}{block}'.encode(), digest_size=8).hexdigest()}"
 
 
 def zone_code(region: str) -> str:

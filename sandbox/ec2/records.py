@@ -58,13 +58,19 @@ class Subnet:
 @dataclass(frozen=True, slots=True)
 class Permission:
     """One security group rule. `protocol` is `-1` (all), `tcp`, `udp`, `icmp`, `icmpv6` or a number as text;
-    ports are both None for `-1`. `cidrs` (IPv4 or IPv6) and `groups` (ids) are the other side, joined by or."""
+    ports are both None for `-1`. `cidrs` (IPv4 or IPv6) and `groups` (ids) are the other side, joined by or.
+
+    In a group that the truth holds each rule has exactly one other side and an id of its own. Two rules are equal if
+    they let through the same: id and description do not count.
+    """
 
     protocol: str = "-1"
     from_port: int | None = None
     to_port: int | None = None
     cidrs: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
+    rule_id: str = field(default="", compare=False)
+    description: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +91,60 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class Reservation:
+    """A block of a subnet kept for prefixes (`prefix`) or for addresses named in requests (`explicit`)."""
+
+    reservation_id: str
+    subnet_id: str
+    cidr: ipaddress.IPv4Network | ipaddress.IPv6Network
+    kind: Literal["prefix", "explicit"]
+    description: str = ""
+    tags: Tags = field(default_factory=lambda: NO_TAGS)
+
+    @property
+    def record_id(self) -> str:
+        return self.reservation_id
+
+
+@dataclass(frozen=True, slots=True)
+class Association:
+    """A branch ENI on a trunk ENI, with the VLAN id of its frames."""
+
+    association_id: str
+    trunk_id: str
+    branch_id: str
+    vlan: int
+    was: str = "interface"  # the branch's type before
+
+    @property
+    def record_id(self) -> str:
+        return self.association_id
+
+
+@dataclass(frozen=True, slots=True)
+class EniPermission:
+    """Leave for another account to attach an ENI (`INSTANCE-ATTACH`) or to give it an Elastic IP (`EIP-ASSOCIATE`)."""
+
+    permission_id: str
+    eni_id: str
+    account: str
+    kind: str
+
+    @property
+    def record_id(self) -> str:
+        return self.permission_id
+
+
+@dataclass(frozen=True, slots=True)
+class Conntrack:
+    """Idle time-outs of tracked connections in seconds; None: AWS's default."""
+
+    tcp_established: int | None = None
+    udp_stream: int | None = None
+    udp: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Attachment:
     """An ENI's place in an instance. `attached_at` is in seconds since 1970."""
 
@@ -99,7 +159,10 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True)
 class Eni:
-    """One network interface. `addresses[0]` is the primary IPv4 address; prefixes are CIDRs as text."""
+    """One network interface. `addresses[0]` is the primary IPv4 address; prefixes are CIDRs as text.
+
+    `interface_type` is `interface`, `trunk`, `branch`, `efa` or `efa-only` (which holds no address at all).
+    """
 
     eni_id: str
     vpc_id: str
@@ -117,6 +180,9 @@ class Eni:
     source_dest_check: bool = True
     attachment: Attachment | None = None
     requester_id: str = ""
+    conntrack: Conntrack = Conntrack()
+    trunk_id: str = ""  # of a branch: the trunk that it is associated with, and the VLAN id of its frames
+    vlan: int = 0
     tags: Tags = field(default_factory=lambda: NO_TAGS)
 
     @property
@@ -125,7 +191,8 @@ class Eni:
 
     @property
     def primary_ip(self) -> str:
-        return self.addresses[0]
+        """The primary IPv4 address; empty for `efa-only`."""
+        return self.addresses[0] if self.addresses else ""
 
     @property
     def instance_id(self) -> str:
@@ -149,8 +216,8 @@ class Eni:
 
     @property
     def status(self) -> str:
-        """EC2's word: `available`, or `in-use` while there is an attachment."""
-        return "in-use" if self.attachment else "available"
+        """EC2's word: `available`, or `in-use` while there is an attachment or, of a branch, an association."""
+        return "in-use" if self.attachment or self.trunk_id else "available"
 
     @property
     def slots(self) -> int:
@@ -175,6 +242,7 @@ class Instance:
     private_ip: str
     hop_limit: int = 1
     tokens_required: bool = True
+    metadata_on: bool = True
     key_name: str = ""
     user_data: bytes = field(default=b"", repr=False)
     tags: Tags = field(default_factory=lambda: NO_TAGS)
@@ -184,4 +252,4 @@ class Instance:
         return self.instance_id
 
 
-Record: TypeAlias = Vpc | Subnet | Group | Eni | Instance
+Record: TypeAlias = Vpc | Subnet | Group | Eni | Instance | Reservation | Association | EniPermission

@@ -8,12 +8,14 @@ chooses all of them first, and takes only when nothing can fail any more.
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import random
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final, Literal
 
 from sandbox.ec2 import errors
+from sandbox.ec2.records import Reservation
 
 PREFIX_LENGTH: Final = 28
 BLOCK: Final = 1 << (32 - PREFIX_LENGTH)
@@ -35,7 +37,19 @@ class Space4:
         self._used = bytearray(self.size)
         self._block_used = bytearray(self.size // BLOCK)
         self.free = self.size
+        self._kept: list[Reservation] = []
         self._set([*range(RESERVED_FIRST), self.size - 1], 1)
+
+    def keep(self, reservations: Iterable[Reservation]) -> None:
+        """From now on these blocks of the subnet are reserved, no others (VPC guide, "Subnet CIDR reservations"):
+        nothing in them is chosen but prefixes in those for prefixes. What is held there already stays."""
+        self._kept = list(reservations)
+
+    def _ranges(self, kind: str = "") -> Iterator[range]:
+        for one in self._kept:
+            if kind in ("", one.kind):
+                first = int(one.cidr.network_address) - self.base
+                yield range(first, first + one.cidr.num_addresses)
 
     def offset(self, address: str) -> int:
         """Offset of an address that an ENI may have. Raises BAD_ADDRESS, NOT_IN_SUBNET or RESERVED."""
@@ -79,7 +93,12 @@ class Space4:
         barred = set(but)
         for block in but_blocks:
             barred.update(range(block * BLOCK, (block + 1) * BLOCK))
-        chosen = self._find(self._used, count, barred)
+        used = self._used
+        if self._kept:
+            used = bytearray(used)
+            for kept in self._ranges():
+                used[kept.start : kept.stop] = b"\1" * len(kept)
+        chosen = self._find(used, count, barred)
         if chosen is None:
             raise errors.SUBNET_FULL()
         return chosen
@@ -88,10 +107,20 @@ class Space4:
         """`count` wholly free blocks outside `but`. Raises NO_ROOM_FOR_PREFIX or SUBNET_FRAGMENTED."""
         if count * BLOCK > self.free:
             raise errors.NO_ROOM_FOR_PREFIX()
-        chosen = self._find(self._block_used, count, set(but))
+        barred = set(but)
+        used, first = self._block_used, []
+        if self._kept:
+            used = bytearray(used)
+            for kept in self._ranges("prefix"):
+                blocks = range(-(-kept.start // BLOCK), kept.stop // BLOCK)
+                first += [block for block in blocks if not self._block_used[block] and block not in barred]
+            for kept in self._ranges():
+                for block in range(kept.start // BLOCK, -(-kept.stop // BLOCK)):
+                    used[block] = 1
+        chosen = self._find(used, count - len(first[:count]), barred)
         if chosen is None:
             raise errors.SUBNET_FRAGMENTED()
-        return chosen
+        return first[:count] + chosen
 
     def _find(self, used: bytearray, count: int, barred: set[int]) -> list[int] | None:
         start = self._rng.randrange(len(used)) if count and self.policy == "random" else 0
@@ -145,6 +174,18 @@ class Space6:
         self.used: set[int] = set()
         self.blocks: set[int] = set()
         self._singles: Counter[int] = Counter()  # how many single addresses lie in each /80
+        self._kept: list[Reservation] = []
+
+    def keep(self, reservations: Iterable[Reservation]) -> None:
+        """As `Space4.keep`."""
+        self._kept = list(reservations)
+
+    def _reserved(self, offset: int, size: int = 1) -> bool:
+        first = self.base + offset
+        return any(
+            first <= int(one.cidr.broadcast_address) and int(one.cidr.network_address) < first + size
+            for one in self._kept
+        )
 
     def offset(self, address: str) -> int:
         """Offset of an address that an ENI may have. Raises BAD_ADDRESS, NOT_IN_SUBNET or RESERVED."""
@@ -190,6 +231,8 @@ class Space6:
         fresh: list[int] = []
         while len(fresh) < count:
             offset = self._rng.randrange(RESERVED_FIRST, self.cidr.num_addresses - 1)
+            if self._reserved(offset):
+                continue
             if offset not in chosen and offset >> 48 not in barred and self.is_free(offset):
                 chosen.add(offset)
                 fresh.append(offset)
@@ -201,8 +244,17 @@ class Space6:
         fresh: list[int] = []
         if count > 0xFFFE - len(self.blocks | chosen) - len(self._singles):
             raise errors.SUBNET_FULL()
+        for one in self._kept:
+            if one.kind == "prefix" and one.cidr.prefixlen <= PREFIX6_LENGTH:
+                first = (int(one.cidr.network_address) - self.base) >> 48
+                inside = range(first, first + (one.cidr.num_addresses >> 48))
+                free = (block for block in inside if block not in chosen and self.block_is_free(block))
+                fresh += itertools.islice(free, count - len(fresh))
+        chosen.update(fresh)
         while len(fresh) < count:
             block = self._rng.randrange(1, 0xFFFF)
+            if self._reserved(block << 48, 1 << 48):
+                continue
             if block not in chosen and self.block_is_free(block):
                 chosen.add(block)
                 fresh.append(block)

@@ -1,7 +1,8 @@
 """The EC2 truth of one account and region: state and rules, with no socket, namespace, clock or chance of its own.
 
 This is the face that the rest of the sandbox uses; it is put together from layers, each with its own rules:
-`ledger` (tables, indexes, events), `network` (VPCs, subnets, groups, tags), `addresses`, `enis`, and here instances.
+`ledger` (tables, indexes, events), `network` (VPCs, subnets, tags), `groups`, `reservations`, `addresses`, `enis`,
+`trunks`, `life` (states of instances), and here their launch and end.
 Every public change is wholly done or not at all, raises `errors.Ec2Error` as EC2 would, and is told to the views
 before it returns. Lookups (`eni`, `instance`, `enis_of`, `holder` ...) are cheap and safe from any thread.
 
@@ -22,7 +23,8 @@ from dataclasses import replace
 
 from sandbox.ec2 import errors
 from sandbox.ec2.addresses import Wanted
-from sandbox.ec2.enis import NOTHING, Delays, Enis
+from sandbox.ec2.enis import NOTHING, Delays
+from sandbox.ec2.life import Life, checked_hops
 from sandbox.ec2.limits import Catalogue
 from sandbox.ec2.network import checked_tags
 from sandbox.ec2.records import NO_TAGS, Attachment, Eni, Group, Instance, Permission, Subnet, Tags, Vpc
@@ -34,8 +36,9 @@ __all__ = ["Clock", "Delays", "Eni", "Group", "Instance", "Permission", "Subnet"
 DEFAULT_IMAGE = "ami-0123456789abcdef0"
 
 
-class Truth(Enis):
-    """The whole truth. `delays` (seconds in the states between), `api.lag` and `imds.lag` may be set at any time."""
+class Truth(Life):
+    """The whole truth. `delays` (seconds in the states between), `api.lag` and `imds.lag` may be set at any time,
+    as may `quotas`, `images` (ids that can be launched) and `key_names` (key pairs that exist)."""
 
     def __init__(
         self,
@@ -49,6 +52,8 @@ class Truth(Enis):
     ) -> None:
         super().__init__(clock, rng, region=region, account=account, policy=policy, types=types)
         self.delays = Delays()
+        self.images = {DEFAULT_IMAGE}
+        self.key_names: set[str] = set()
 
     def run_instance(
         self,
@@ -66,6 +71,7 @@ class Truth(Enis):
         description: str = "",
         hop_limit: int = 1,
         tokens_required: bool = True,
+        metadata_on: bool = True,
         image_id: str = DEFAULT_IMAGE,
         key_name: str = "",
         user_data: bytes = b"",
@@ -77,9 +83,12 @@ class Truth(Enis):
         `addresses`, `count`, `prefixes`, `prefix_count`, `ipv6` are what the primary ENI holds besides its primary
         address. Raises NO_TYPE, INVALID_VALUE (hop limit) and what `create_eni` raises, and the type's limits.
         """
-        if not 1 <= hop_limit <= 64:
-            raise errors.INVALID_VALUE(value=hop_limit, name="HttpPutResponseHopLimit", why="From 1 to 64.")
+        checked_hops(hop_limit)
         with self._change():
+            if image_id not in self.images:
+                raise errors.NO_IMAGE(id=image_id)
+            if key_name and key_name not in self.key_names:
+                raise errors.NO_KEY(name=key_name)
             kind = self.types.get(instance_type)
             subnet = self.subnet(subnet_id)
             labels = checked_tags(tags)
@@ -110,6 +119,7 @@ class Truth(Enis):
                 private_ip=eni.primary_ip,
                 hop_limit=hop_limit,
                 tokens_required=tokens_required,
+                metadata_on=metadata_on,
                 key_name=key_name,
                 user_data=user_data,
                 tags=labels,
@@ -127,14 +137,15 @@ class Truth(Enis):
             before = self.instance(instance_id)
             if before.state not in ("shutting-down", "terminated"):
                 self._put_instance(replace(before, state="shutting-down"))
-                self._after(self.delays.terminate, lambda: self._finish_terminate(instance_id))
+                self._after(self.delays.terminate, lambda: self._finish_terminate(instance_id), "terminate")
             return before
 
     def _finish_terminate(self, instance_id: str) -> None:
         for eni in self.enis_of(instance_id):
             if eni.attachment is None:
                 continue
-            seen = eni.attachment.status != "attaching"
+            seen = eni.attachment.status != "attaching" and eni.interface_type != "efa-only"
+            self._forget_eni(eni)
             if eni.attachment.delete_on_termination:
                 self._give_back(eni)
                 self._drop_eni(eni)

@@ -13,6 +13,9 @@ from typing import Any
 import boto3
 import botocore.config
 import pytest
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
 from sandbox.base import http
@@ -87,6 +90,22 @@ def make_client(url: str) -> Any:
         aws_secret_access_key="secret",
         config=botocore.config.Config(retries={"total_max_attempts": 1}, read_timeout=20, connect_timeout=5),
     )
+
+
+def signed(
+    url: str,
+    body: str,
+    *,
+    key: str = "key",
+    secret: str = "secret",
+    session: str | None = None,
+    region: str = "us-west-2",
+) -> dict[str, str]:
+    """The headers of a signed POST of a form."""
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    request = AWSRequest("POST", url, data=body, headers=headers)
+    SigV4Auth(Credentials(key, secret, session), "ec2", region).add_auth(request)
+    return dict(request.headers.items())
 
 
 def loopback() -> socket.socket:

@@ -54,3 +54,17 @@ def test_buckets_name_real_actions() -> None:
     data = json.loads((make_data.DATA / "buckets.json").read_text())
     assert data["actions"].keys() <= set(actions())
     assert data["classes"].keys() == {"describe", "describe_unfiltered", "mutating"}
+
+
+def test_the_other_tables_name_real_things_and_their_sources() -> None:
+    def read(name: str) -> dict[str, dict[str, dict[str, object]]]:
+        found: dict[str, dict[str, dict[str, object]]] = json.loads((make_data.DATA / f"{name}.json").read_text())
+        return found
+
+    buckets, latencies, quotas, branches = map(read, ("buckets", "latencies", "quotas", "branches"))
+    known = set(actions())
+    assert buckets["resources"].keys() | latencies["actions"].keys() <= known
+    assert all(row["source"] for row in (*buckets["resources"].values(), *buckets["actions"].values()))
+    assert all(row["source"] and isinstance(row["value"], int) for row in quotas.values())
+    assert branches["types"].keys() <= set(Catalogue().names())
+    assert all(row["least"] <= row["most"] for part in ("classes", "actions") for row in latencies[part].values())  # type: ignore[operator]

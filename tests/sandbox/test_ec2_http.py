@@ -18,9 +18,10 @@ import pytest
 from botocore.exceptions import ClientError
 
 from sandbox.base import http as server
+from sandbox.base.trace import Trace
 from sandbox.ec2.api import Api
 from sandbox.ec2.faults import Fault, Faults
-from tests.sandbox.ec2_kit import Account, loopback, make_account, model, refused
+from tests.sandbox.ec2_kit import Account, HandClock, loopback, make_account, model, refused, signed
 
 
 @pytest.fixture
@@ -207,7 +208,8 @@ def test_a_hanging_call_holds_nobody_else_up(a: Account) -> None:
         address: Any = made.address
         host, port = address
         connection = http.client.HTTPConnection(host, port, timeout=20)
-        connection.request("POST", "/", urlencode({"Action": action, "Version": "2016-11-15"}))
+        body = urlencode({"Action": action, "Version": "2016-11-15"})
+        connection.request("POST", "/", body, signed(f"http://{host}:{port}/", body))
         answers.append(connection.getresponse().status)
         connection.close()
 
@@ -226,7 +228,8 @@ def assert_(value: bool) -> None:
 
 
 def test_rules_pick_their_callers_and_chances() -> None:
-    faults = Faults(random.Random(5))
+    clock = HandClock()
+    faults = Faults(clock, random.Random(5), Trace(clock))
     faults.add(Fault("*", caller="i-1", error="InternalError", times=None))
     assert faults.hit("DescribeVpcs", "before", ("i-2", "10.0.0.9")) is None
     assert faults.hit("DescribeVpcs", "after", ("i-1", "10.0.0.4")) is None

@@ -17,7 +17,7 @@ from sandbox.ec2.records import Permission
 from sandbox.ec2.space import BLOCK, Space4
 from sandbox.ec2.truth import Truth, Wanted
 from sandbox.ec2.views import Delayed
-from tests.sandbox.ec2_kit import START, HandClock, Told, check, make_account, make_truth, state
+from tests.sandbox.ec2_kit import START, Told, check, make_account, make_truth, state
 
 COUNTS = st.integers(0, 4)
 HOSTS = st.sampled_from([*range(3, 12), 16, 17, 31, 32, 62, 63, 70])
@@ -443,11 +443,3 @@ def test_many_threads_take_each_address_once() -> None:
     assert failures == []
     assert len(a.truth.enis) == 161
     check(a.truth)
-
-
-def test_a_standing_clock_is_enough() -> None:
-    clock = HandClock()
-    truth = Truth(clock, random.Random(0), region="us-east-1")
-    vpc = truth.create_vpc(["10.0.0.0/16"])
-    assert truth.create_subnet(vpc.vpc_id, "10.0.0.0/24", "us-east-1c").zone_id == "use1-az3"
-    assert truth.tick() is None

@@ -1,0 +1,300 @@
+"""The EC2 actions on instances and instance types."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sandbox.ec2 import errors
+from sandbox.ec2.actions.enis import address_list, dns_name, group_list, named_addresses
+from sandbox.ec2.actions.network import asked
+from sandbox.ec2.actions.registry import (
+    FILTERS,
+    PAGING,
+    TAG_SPECS,
+    Call,
+    Getter,
+    Result,
+    action,
+    lower,
+    page,
+    select,
+    tag_set,
+    tags_for,
+    wanted6,
+)
+from sandbox.ec2.limits import InstanceType
+from sandbox.ec2.records import NO_TAGS, Eni, Instance
+from sandbox.ec2.truth import DEFAULT_IMAGE
+
+STATE_CODES: Final = {"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "stopping": 64, "stopped": 80}
+
+
+def state_result(name: str) -> Result:
+    """A state with its code."""
+    return {"Code": STATE_CODES[name], "Name": name}
+
+
+def _interface(call: Call, eni: Eni) -> Result:
+    """An ENI as an instance shows it; its groups are its own."""
+    attachment = eni.attachment
+    if attachment is None:
+        raise AssertionError(f"{eni.eni_id} is not attached")
+    return {
+        "Attachment": {
+            "AttachTime": attachment.attached_at,
+            "AttachmentId": attachment.attachment_id,
+            "DeleteOnTermination": attachment.delete_on_termination,
+            "DeviceIndex": attachment.device,
+            "NetworkCardIndex": attachment.card,
+            "Status": attachment.status,
+        },
+        "Description": eni.description,
+        "Groups": group_list(call, eni.groups),
+        "InterfaceType": eni.interface_type,
+        "Ipv6Addresses": [{"Ipv6Address": address} for address in eni.ipv6_addresses],
+        "Ipv6Prefixes": [{"Ipv6Prefix": prefix} for prefix in eni.ipv6_prefixes] or None,
+        "Ipv4Prefixes": [{"Ipv4Prefix": prefix} for prefix in eni.prefixes] or None,
+        "MacAddress": eni.mac,
+        "NetworkInterfaceId": eni.eni_id,
+        "OwnerId": call.truth.account,
+        "PrivateDnsName": dns_name(call, eni.primary_ip),
+        "PrivateIpAddress": eni.primary_ip,
+        "PrivateIpAddresses": address_list(call, eni),
+        "SourceDestCheck": eni.source_dest_check,
+        "Status": eni.status,
+        "SubnetId": eni.subnet_id,
+        "VpcId": eni.vpc_id,
+    }
+
+
+def _instance(call: Call, instance: Instance) -> Result:
+    """An instance; a terminated one has lost its network (EC2 guide, "Terminate instances")."""
+    gone = instance.state == "terminated"
+    enis = () if gone else call.truth.enis_of(instance.instance_id, call.reader)
+    primary = next((eni for eni in enis if eni.card == 0 and eni.device == 0), None)
+    kind = call.truth.types.get(instance.instance_type)
+    return {
+        "AmiLaunchIndex": 0,
+        "Architecture": kind.architectures[0],
+        "EnaSupport": True,
+        "Hypervisor": "xen",  # what AWS says whatever the hypervisor
+        "ImageId": instance.image_id,
+        "InstanceId": instance.instance_id,
+        "InstanceType": instance.instance_type,
+        "KeyName": instance.key_name or None,
+        "LaunchTime": instance.launched_at,
+        "MetadataOptions": metadata_options(instance),
+        "Monitoring": {"State": "disabled"},
+        "NetworkInterfaces": [_interface(call, eni) for eni in enis],
+        "Placement": {"AvailabilityZone": instance.zone, "GroupName": "", "Tenancy": "default"},
+        "PrivateDnsName": "" if gone else dns_name(call, instance.private_ip),
+        "PrivateIpAddress": None if gone else instance.private_ip,
+        "PublicDnsName": "",
+        "SecurityGroups": group_list(call, primary.groups) if primary else [],
+        "SourceDestCheck": primary.source_dest_check if primary else None,
+        "State": state_result(instance.state),
+        "SubnetId": None if gone else instance.subnet_id,
+        "Tags": tag_set(instance.tags),
+        "VirtualizationType": "hvm",
+        "VpcId": None if gone else instance.vpc_id,
+    }
+
+
+def metadata_options(instance: Instance) -> Result:
+    """The options of the metadata service as answers show them."""
+    return {
+        "State": "applied",
+        "HttpTokens": "required" if instance.tokens_required else "optional",
+        "HttpPutResponseHopLimit": instance.hop_limit,
+        "HttpEndpoint": "enabled" if instance.metadata_on else "disabled",
+        "HttpProtocolIpv6": "disabled",
+        "InstanceMetadataTags": "disabled",
+    }
+
+
+def _reservation(call: Call, instance: Instance) -> Result:
+    return {
+        "Groups": [],
+        "Instances": [_instance(call, instance)],
+        "OwnerId": call.truth.account,
+        "ReservationId": instance.reservation_id,
+    }
+
+
+INSTANCE_FILTERS: Final[dict[str, Getter[Instance]]] = {
+    "availability-zone": lambda _c, i: (i.zone,),
+    "image-id": lambda _c, i: (i.image_id,),
+    "instance-id": lambda _c, i: (i.instance_id,),
+    "instance-state-code": lambda _c, i: (str(STATE_CODES[i.state]),),
+    "instance-state-name": lambda _c, i: (i.state,),
+    "instance-type": lambda _c, i: (i.instance_type,),
+    "network-interface.network-interface-id": lambda c, i: [
+        eni.eni_id for eni in c.truth.enis_of(i.instance_id, c.reader)
+    ],
+    "private-dns-name": lambda c, i: (dns_name(c, i.private_ip),),
+    "private-ip-address": lambda _c, i: (i.private_ip,),
+    "reservation-id": lambda _c, i: (i.reservation_id,),
+    "subnet-id": lambda _c, i: (i.subnet_id,),
+    "vpc-id": lambda _c, i: (i.vpc_id,),
+}
+
+
+@action("DescribeInstances", "InstanceIds", *FILTERS, *PAGING, filters=INSTANCE_FILTERS)
+def describe_instances(call: Call) -> Result:
+    with call.truth.lock:
+        instances = asked(call, "InstanceIds", call.truth.instances, "i-", errors.NO_INSTANCE)
+        found = select(call, instances, INSTANCE_FILTERS, lambda instance: instance.tags)
+        shown, token = page(call, found, lambda instance: instance.instance_id, ids="InstanceIds")
+        return {"Reservations": [_reservation(call, instance) for instance in shown], "NextToken": token}
+
+
+@action(
+    "RunInstances",
+    "ImageId InstanceType MinCount MaxCount SubnetId SecurityGroupIds PrivateIpAddress KeyName UserData ClientToken",
+    "Ipv6AddressCount Ipv6Addresses.Ipv6Address",
+    "MetadataOptions.HttpTokens MetadataOptions.HttpPutResponseHopLimit MetadataOptions.HttpEndpoint",
+    "Placement.AvailabilityZone",
+    "NetworkInterfaces.DeviceIndex NetworkInterfaces.NetworkCardIndex NetworkInterfaces.SubnetId",
+    "NetworkInterfaces.Groups NetworkInterfaces.Description NetworkInterfaces.DeleteOnTermination",
+    "NetworkInterfaces.PrivateIpAddress NetworkInterfaces.SecondaryPrivateIpAddressCount",
+    "NetworkInterfaces.PrivateIpAddresses.PrivateIpAddress NetworkInterfaces.PrivateIpAddresses.Primary",
+    "NetworkInterfaces.Ipv4PrefixCount NetworkInterfaces.Ipv4Prefixes.Ipv4Prefix",
+    "NetworkInterfaces.Ipv6AddressCount NetworkInterfaces.Ipv6Addresses.Ipv6Address",
+    "NetworkInterfaces.Ipv6PrefixCount NetworkInterfaces.Ipv6Prefixes.Ipv6Prefix",
+    *TAG_SPECS,
+)
+def run_instances(call: Call) -> Result:
+    members = call.members
+    if members["MinCount"] != 1 or members["MaxCount"] != 1:
+        raise errors.NOT_SIMULATED(what="MinCount and MaxCount other than 1 of action RunInstances")
+    if "InstanceType" not in members:
+        raise errors.NOT_SIMULATED(what="RunInstances without InstanceType")
+    network = _launch_network(call)
+    if "SubnetId" not in network:
+        raise errors.NOT_SIMULATED(what="RunInstances without a subnet (default VPCs)")
+    zone = members.get("Placement", {}).get("AvailabilityZone")
+    if zone is not None and call.truth.subnet(network["SubnetId"]).zone != zone:
+        raise errors.INVALID_VALUE(value=zone, name="availabilityZone", why="The subnet is in another zone.")
+    options, defaults = members.get("MetadataOptions", {}), call.truth.metadata_defaults
+    primary, secondary = named_addresses(network)
+
+    def make() -> str:
+        return call.truth.run_instance(
+            members["InstanceType"],
+            network["SubnetId"],
+            groups=network.get("Groups", ()),
+            private_ip=primary,
+            addresses=secondary,
+            count=network.get("SecondaryPrivateIpAddressCount", 0),
+            prefixes=[one["Ipv4Prefix"] for one in network.get("Ipv4Prefixes", ())],
+            prefix_count=network.get("Ipv4PrefixCount", 0),
+            ipv6=wanted6(network),
+            delete_on_termination=network.get("DeleteOnTermination", True),
+            description=network.get("Description", ""),
+            hop_limit=options.get("HttpPutResponseHopLimit", defaults.hop_limit or 1),
+            tokens_required=options.get("HttpTokens", defaults.tokens or "required") == "required",
+            metadata_on=options.get("HttpEndpoint", defaults.endpoint or "enabled") == "enabled",
+            image_id=members.get("ImageId", DEFAULT_IMAGE),
+            key_name=members.get("KeyName", ""),
+            user_data=members.get("UserData", "").encode(),
+            tags=tags_for(call, "instance", "network-interface"),
+            eni_tags=tags_for(call, "network-interface", "instance"),
+        ).instance_id
+
+    instance = call.truth.instances.get(call.once(make))
+    if instance is None or instance.state in ("shutting-down", "terminated"):
+        raise errors.TOKEN_OF_THE_DEAD()
+    return _reservation(call, instance)
+
+
+def _launch_network(call: Call) -> dict[str, Any]:
+    """The members that describe the primary ENI, wherever the request puts them."""
+    members = call.members
+    top = {
+        name: members[member]
+        for name, member in (
+            ("SubnetId", "SubnetId"),
+            ("Groups", "SecurityGroupIds"),
+            ("PrivateIpAddress", "PrivateIpAddress"),
+            ("Ipv6AddressCount", "Ipv6AddressCount"),
+            ("Ipv6Addresses", "Ipv6Addresses"),
+        )
+        if member in members
+    }
+    interfaces: list[dict[str, Any]] = members.get("NetworkInterfaces", [])
+    if not interfaces:
+        return top
+    if top:
+        raise errors.BAD_COMBINATION(
+            why="Network interfaces and an instance-level subnet ID may not be specified on the same request"
+        )
+    if len(interfaces) > 1 or interfaces[0].get("DeviceIndex") != 0 or interfaces[0].get("NetworkCardIndex", 0) != 0:
+        raise errors.NOT_SIMULATED(what="NetworkInterfaces other than one at device index 0 of action RunInstances")
+    return interfaces[0]
+
+
+@action("TerminateInstances", "InstanceIds")
+def terminate_instances(call: Call) -> Result:
+    ids = list(dict.fromkeys(call.members["InstanceIds"]))
+    with call.truth.lock:
+        for instance_id in ids:
+            call.truth.instance(instance_id)
+    changes = []
+    for instance_id in ids:
+        before = call.truth.terminate_instance(instance_id).state
+        after = before if before == "terminated" else "shutting-down"
+        changes.append(
+            {"InstanceId": instance_id, "CurrentState": state_result(after), "PreviousState": state_result(before)}
+        )
+    return {"TerminatingInstances": changes}
+
+
+# --- types ------------------------------------------------------------------------------------------------------
+
+TYPE_FILTERS: Final[dict[str, Getter[InstanceType]]] = {
+    "bare-metal": lambda _c, t: (lower(t.bare_metal),),
+    "current-generation": lambda _c, t: (lower(t.current_generation),),
+    "hypervisor": lambda _c, t: (t.hypervisor,) if t.hypervisor else (),
+    "instance-type": lambda _c, t: (t.name,),
+    "network-info.efa-supported": lambda _c, t: (lower(t.efa),),
+    "network-info.maximum-network-interfaces": lambda _c, t: (str(t.enis),),
+    "processor-info.supported-architecture": lambda _c, t: t.architectures,
+}
+
+
+def _type(kind: InstanceType) -> Result:
+    return {
+        "BareMetal": kind.bare_metal,
+        "CurrentGeneration": kind.current_generation,
+        "Hypervisor": kind.hypervisor or None,
+        "InstanceType": kind.name,
+        "MemoryInfo": {"SizeInMiB": kind.memory_mib},
+        "NetworkInfo": {
+            "DefaultNetworkCardIndex": kind.default_card,
+            "EfaSupported": kind.efa,
+            "Ipv4AddressesPerInterface": kind.ipv4_per_eni,
+            "Ipv6AddressesPerInterface": kind.ipv6_per_eni,
+            "Ipv6Supported": kind.ipv6_per_eni > 0,
+            "MaximumNetworkCards": len(kind.cards),
+            "MaximumNetworkInterfaces": kind.enis,
+            "NetworkCards": [
+                {"NetworkCardIndex": index, "MaximumNetworkInterfaces": most} for index, most in enumerate(kind.cards)
+            ],
+        },
+        "ProcessorInfo": {"SupportedArchitectures": kind.architectures},
+        "VCpuInfo": {"DefaultVCpus": kind.vcpus},
+    }
+
+
+@action("DescribeInstanceTypes", "InstanceTypes", *FILTERS, *PAGING, filters=TYPE_FILTERS)
+def describe_instance_types(call: Call) -> Result:
+    """Pages of 100 even if not asked for (API reference: MaxResults from 5 to 100)."""
+    types = call.truth.types
+    names = call.members.get("InstanceTypes")
+    if names and len(names) > 100:
+        raise errors.INVALID_VALUE(value=len(names), name="InstanceType", why="At most 100 can be named.")
+    with call.truth.lock:
+        every = [types.get(name) for name in dict.fromkeys(names)] if names else list(types)
+        found = select(call, every, TYPE_FILTERS, lambda _kind: NO_TAGS)
+        shown, token = page(call, found, lambda kind: kind.name, ids="InstanceTypes", most=100, default=100)
+        return {"InstanceTypes": [_type(kind) for kind in shown], "NextToken": token}

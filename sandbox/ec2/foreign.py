@@ -1,0 +1,119 @@
+"""What somebody else does to the account: a console user, another controller, AWS itself.
+
+A node's software shares its ENIs with others who may change them at any moment. A `Change` is such an act as data,
+done through the same rules as any call; which ENI it falls on may be left to the injected generator. One that the
+rules refuse, or that finds nothing to act on, has no effect and says so.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from sandbox.ec2 import errors
+from sandbox.ec2.records import Eni
+
+if TYPE_CHECKING:
+    from sandbox.ec2.truth import Truth
+
+Act = Literal[
+    "assign", "unassign", "assign-prefix", "unassign-prefix", "detach", "delete", "tag", "untag", "source-check-off"
+]
+
+
+class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One act on one ENI. `eni`: pattern of its id; empty: the ENI that the call names, if a rule does it and the
+    call names one, else any. `instance`: pattern of the id or Name tag of the instance that it is attached to;
+    empty: any or none. `device`: `primary`, `secondary` (attached, not the primary one) or empty: either.
+
+    `assign` and `unassign` act on `count` secondary IPv4 addresses, `assign-prefix` and `unassign-prefix` on /28
+    prefixes; the last ones go first. `detach` is forced. `delete` takes the ENI out of its instance first. `tag` sets
+    `key` to `value`, `untag` removes `key`.
+    """
+
+    do: Act
+    eni: str = ""
+    instance: str = ""
+    device: Literal["", "primary", "secondary"] = ""
+    count: int = 1
+    key: str = ""
+    value: str = ""
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"change: count={self.count}: at least 1")
+        if (self.do in ("tag", "untag")) != bool(self.key):
+            raise ValueError(f"change: {self.do} {'needs' if not self.key else 'takes no'} key")
+        if self.do in ("detach", "delete") and self.device == "primary":
+            raise ValueError(f"change: {self.do} of a primary ENI, which EC2 refuses")
+
+
+def apply(truth: Truth, change: Change, rng: random.Random, named: str = "") -> str:
+    """Do it; says what was done. `named` is the ENI of the call that a rule stands at. Never raises Ec2Error."""
+    pattern = change.eni or named or "*"
+    with truth.lock:
+        fit = sorted(
+            (eni for eni in truth.enis.values() if _fits(truth, change, eni, pattern)), key=lambda eni: eni.eni_id
+        )
+    if not fit:
+        done = "nothing to act on"
+    else:
+        eni = rng.choice(fit)
+        try:
+            ACTS[change.do](truth, eni, change)
+            done = eni.eni_id
+        except errors.Ec2Error as error:
+            done = f"{eni.eni_id}: {error.code}"
+    if truth.trace.on:
+        truth.trace.note("foreign", do=change.do, done=done)
+    return done
+
+
+def _fits(truth: Truth, change: Change, eni: Eni, pattern: str) -> bool:
+    if not fnmatch.fnmatchcase(eni.eni_id, pattern):
+        return False
+    instance = truth.instances.get(eni.instance_id)
+    if change.instance:
+        names = (instance.instance_id, instance.tags.get("Name", "")) if instance else ()
+        if not any(fnmatch.fnmatchcase(name, change.instance) for name in names):
+            return False
+    primary = instance is not None and instance.primary_eni_id == eni.eni_id
+    if change.device and (instance is None or primary != (change.device == "primary")):
+        return False
+    if change.do in ("detach", "delete") and (primary or (change.do == "detach" and eni.attachment is None)):
+        return False
+    if change.do == "unassign":
+        return len(eni.addresses) > 1
+    return change.do != "unassign-prefix" or bool(eni.prefixes)
+
+
+def _delete(truth: Truth, eni: Eni, _change: Change) -> None:
+    if eni.attachment is not None:
+        truth.detach_eni(eni.attachment.attachment_id, force=True)
+    truth.delete_eni(eni.eni_id)
+
+
+def _detach(truth: Truth, eni: Eni, _change: Change) -> None:
+    if eni.attachment is not None:
+        truth.detach_eni(eni.attachment.attachment_id, force=True)
+
+
+ACTS: dict[str, Callable[[Truth, Eni, Change], object]] = {
+    "assign": lambda truth, eni, change: truth.assign_ipv4(eni.eni_id, count=change.count),
+    "unassign": lambda truth, eni, change: truth.unassign_ipv4(
+        eni.eni_id, addresses=eni.addresses[1:][-change.count :]
+    ),
+    "assign-prefix": lambda truth, eni, change: truth.assign_ipv4(eni.eni_id, prefix_count=change.count),
+    "unassign-prefix": lambda truth, eni, change: truth.unassign_ipv4(
+        eni.eni_id, prefixes=eni.prefixes[-change.count :]
+    ),
+    "detach": _detach,
+    "delete": _delete,
+    "tag": lambda truth, eni, change: truth.create_tags([eni.eni_id], {change.key: change.value}),
+    "untag": lambda truth, eni, change: truth.delete_tags([eni.eni_id], {change.key: None}),
+    "source-check-off": lambda truth, eni, _change: truth.set_source_dest_check(eni.eni_id, False),
+}

@@ -1,0 +1,100 @@
+"""Stopping, starting and rebooting instances, and the options of their metadata service.
+
+A stopped instance keeps its id, its ENIs and all their addresses (EC2 guide, "Stop and start Amazon EC2 instances");
+a reboot keeps everything. The views hear `eni_detached` of the ENIs of an instance that stops, with the instance
+already `stopped`, and `eni_attached` when it runs again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from sandbox.ec2 import errors
+from sandbox.ec2.records import Instance, InstanceState
+from sandbox.ec2.trunks import Trunks
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataDefaults:
+    """The account's defaults for new instances; None: no preference."""
+
+    hop_limit: int | None = None
+    tokens: str | None = None
+    endpoint: str | None = None
+    tags: str | None = None
+
+
+class Life(Trunks):
+    """Adds the states of instances between launch and end."""
+
+    metadata_defaults = MetadataDefaults()
+    rebooted: Callable[[str], None] | None = None  # told of each reboot, of which the records know nothing
+
+    def stop_instance(self, instance_id: str) -> Instance:
+        """Begin to stop; returns it as it was before. Raises NO_INSTANCE, NOT_STOPPABLE."""
+        with self._change():
+            before = self.instance(instance_id)
+            if before.state in ("shutting-down", "terminated"):
+                raise errors.NOT_STOPPABLE(instance=instance_id)
+            if before.state in ("pending", "running"):
+                self._put_instance(replace(before, state="stopping"))
+                self._after(self.delays.stop, lambda: self._finish(instance_id, "stopping", "stopped"))
+            return before
+
+    def start_instance(self, instance_id: str) -> Instance:
+        """Begin to start; returns it as it was before. Raises NO_INSTANCE, NOT_STARTABLE."""
+        with self._change():
+            before = self.instance(instance_id)
+            if before.state in ("shutting-down", "terminated", "stopping"):
+                raise errors.NOT_STARTABLE(instance=instance_id)
+            if before.state == "stopped":
+                self._put_instance(replace(before, state="pending", launched_at=self.clock.now()))
+                self._after(self.delays.start, lambda: self._finish(instance_id, "pending", "running"))
+            return before
+
+    def reboot_instance(self, instance_id: str) -> None:
+        """Asked for and not waited for; nothing that EC2 knows changes. Raises NO_INSTANCE, NOT_REBOOTABLE."""
+        with self._change():
+            if self.instance(instance_id).state not in ("pending", "running", "stopping"):
+                raise errors.NOT_REBOOTABLE(instance=instance_id)
+        if self.rebooted is not None:
+            self.rebooted(instance_id)
+
+    def _finish(self, instance_id: str, was: InstanceState, then: InstanceState) -> None:
+        instance = self._instances.get(instance_id)
+        if instance is None or instance.state != was:
+            return
+        self._put_instance(replace(instance, state=then))
+        for eni in self.enis_of(instance_id):
+            if eni.plugged and eni.interface_type != "efa-only":
+                self._tell("eni_attached" if then == "running" else "eni_detached", eni.eni_id)
+
+    def set_metadata_options(
+        self,
+        instance_id: str,
+        *,
+        hop_limit: int | None = None,
+        tokens_required: bool | None = None,
+        on: bool | None = None,
+    ) -> Instance:
+        """Change what is not None. Raises NO_INSTANCE, WRONG_STATE, INVALID_VALUE."""
+        with self._change():
+            instance = self.instance(instance_id)
+            if instance.state in ("shutting-down", "terminated"):
+                raise errors.WRONG_STATE(instance=instance_id, state=instance.state)
+            checked_hops(hop_limit)
+            instance = replace(
+                instance,
+                hop_limit=instance.hop_limit if hop_limit is None else hop_limit,
+                tokens_required=instance.tokens_required if tokens_required is None else tokens_required,
+                metadata_on=instance.metadata_on if on is None else on,
+            )
+            self._put_instance(instance)
+            return instance
+
+
+def checked_hops(hop_limit: int | None) -> None:
+    """API reference, ModifyInstanceMetadataOptions: 1 to 64. Raises INVALID_VALUE."""
+    if hop_limit is not None and not 1 <= hop_limit <= 64:
+        raise errors.INVALID_VALUE(value=hop_limit, name="HttpPutResponseHopLimit", why="From 1 to 64.")

@@ -1,0 +1,192 @@
+"""A world built by boto3 alone: VPCs, blocks, subnets, reservations, tags; and instances that stop and start."""
+
+from __future__ import annotations
+
+import ipaddress
+import random
+from typing import Any
+
+import pytest
+
+from sandbox.ec2.truth import Truth
+from tests.sandbox.ec2_kit import Account, HandClock, check, make_account, refused
+
+
+@pytest.fixture
+def a() -> Account:
+    return make_account()
+
+
+def test_a_vpc_from_nothing_and_back(a: Account) -> None:
+    made = a.ec2.create_vpc(CidrBlock="10.50.0.0/16", AmazonProvidedIpv6CidrBlock=True)["Vpc"]
+    vpc = made["VpcId"]
+    assert made["State"] == "pending"
+    block6 = ipaddress.IPv6Network(made["Ipv6CidrBlockAssociationSet"][0]["Ipv6CidrBlock"])
+    assert block6.prefixlen == 56
+    second = a.ec2.associate_vpc_cidr_block(VpcId=vpc, CidrBlock="100.64.0.0/16")["CidrBlockAssociation"]
+    assert second["CidrBlockState"]["State"] == "associating"
+    subnet6 = str(next(block6.subnets(new_prefix=64)))
+    subnet = a.ec2.create_subnet(
+        VpcId=vpc, CidrBlock="100.64.8.0/24", AvailabilityZone="us-west-2c", Ipv6CidrBlock=subnet6,
+        TagSpecifications=[{"ResourceType": "subnet", "Tags": [{"Key": "Name", "Value": "pods"}]}],
+    )["Subnet"]  # fmt: skip
+    assert (subnet["AvailableIpAddressCount"], subnet["AvailabilityZone"]) == (251, "us-west-2c")
+    eni = a.new(SubnetId=subnet["SubnetId"], Ipv6PrefixCount=1)
+    with refused(a, "DependencyViolation"):
+        a.ec2.delete_subnet(SubnetId=subnet["SubnetId"])
+    with refused(a, "InvalidCidrBlock.InUse"):
+        a.ec2.disassociate_vpc_cidr_block(AssociationId=second["AssociationId"])
+    a.ec2.delete_network_interface(NetworkInterfaceId=eni)
+    a.ec2.delete_subnet(SubnetId=subnet["SubnetId"])
+    a.ec2.disassociate_vpc_cidr_block(AssociationId=second["AssociationId"])
+    [left] = a.ec2.describe_vpcs(VpcIds=[vpc])["Vpcs"]
+    assert [one["CidrBlock"] for one in left["CidrBlockAssociationSet"]] == ["10.50.0.0/16"]
+    a.ec2.delete_vpc(VpcId=vpc)
+    with refused(a, "InvalidVpcID.NotFound"):
+        a.ec2.describe_vpcs(VpcIds=[vpc])
+    check(a.truth)
+
+
+def test_tags_are_listed_with_their_resources(a: Account) -> None:
+    eni = a.new()
+    a.ec2.create_tags(Resources=[eni, a.subnet.subnet_id], Tags=[{"Key": "team", "Value": "net"}])
+    found = a.ec2.describe_tags(Filters=[{"Name": "key", "Values": ["team"]}])["Tags"]
+    assert {(tag["ResourceId"], tag["ResourceType"]) for tag in found} == {
+        (eni, "network-interface"), (a.subnet.subnet_id, "subnet"),
+    }  # fmt: skip
+    mine = a.ec2.describe_tags(Filters=[{"Name": "resource-id", "Values": [a.node.instance_id]}])["Tags"]
+    assert mine == [{"Key": "Name", "ResourceId": a.node.instance_id, "ResourceType": "instance", "Value": "node"}]
+
+
+# --- reservations -----------------------------------------------------------------------------------------------------
+
+
+def reserve(a: Account, cidr: str, kind: str) -> str:
+    made = a.ec2.create_subnet_cidr_reservation(
+        SubnetId=a.small.subnet_id, Cidr=cidr, ReservationType=kind, Description="d"
+    )["SubnetCidrReservation"]
+    return str(made["SubnetCidrReservationId"])
+
+
+def blocks(a: Account, **kw: Any) -> list[str]:
+    eni = a.truth.eni(a.new(SubnetId=a.small.subnet_id, **kw))
+    return [*eni.prefixes, *eni.addresses]
+
+
+@pytest.mark.parametrize("policy", ["dense", "random"])
+def test_a_reservation_for_prefixes(policy: Any) -> None:
+    """Of 10.1.0.0/26 the upper half but one block: single addresses stay out, prefixes go in first."""
+    a = make_account(policy)
+    made = reserve(a, "10.1.0.32/28", "prefix")
+    inside = ipaddress.IPv4Network("10.1.0.32/28")
+    singles = [a.truth.eni(a.new(SubnetId=a.small.subnet_id)).primary_ip for _ in range(20)]
+    assert not any(ipaddress.IPv4Address(one) in inside for one in singles)
+    assert "10.1.0.32/28" in blocks(a, Ipv4PrefixCount=1)
+    [listed] = a.ec2.get_subnet_cidr_reservations(SubnetId=a.small.subnet_id)["SubnetIpv4CidrReservations"]
+    assert (listed["SubnetCidrReservationId"], listed["ReservationType"]) == (made, "prefix")
+    a.ec2.delete_subnet_cidr_reservation(SubnetCidrReservationId=made)
+    assert a.ec2.get_subnet_cidr_reservations(SubnetId=a.small.subnet_id)["SubnetIpv4CidrReservations"] == []
+    check(a.truth)
+
+
+def test_a_reservation_for_named_addresses(a: Account) -> None:
+    reserve(a, "10.1.0.16/28", "explicit")
+    reserve(a, "10.1.0.32/28", "explicit")
+    with refused(a, "InsufficientCidrBlocks"):
+        a.new(SubnetId=a.small.subnet_id, Ipv4PrefixCount=1)
+    for _ in range(27):
+        a.new(SubnetId=a.small.subnet_id)
+    with refused(a, "InsufficientFreeAddressesInSubnet"):
+        a.new(SubnetId=a.small.subnet_id)
+    assert a.free(a.small) == 32
+    assert "10.1.0.20" in blocks(a, PrivateIpAddress="10.1.0.20")
+    a.ec2.delete_network_interface(NetworkInterfaceId=a.truth.holders("10.1.0.20")[0])
+    check(a.truth)
+
+
+def test_a_reservation_in_ipv6(a: Account) -> None:
+    a.ec2.create_subnet_cidr_reservation(
+        SubnetId=a.subnet.subnet_id, Cidr="fd00:ec2:0:1:7::/80", ReservationType="prefix"
+    )
+    eni = a.truth.eni(a.new(Ipv6PrefixCount=2))
+    assert "fd00:ec2:0:1:7::/80" in eni.ipv6_prefixes
+    [listed] = a.ec2.get_subnet_cidr_reservations(SubnetId=a.subnet.subnet_id)["SubnetIpv6CidrReservations"]
+    assert listed["Cidr"] == "fd00:ec2:0:1:7::/80"
+    check(a.truth)
+
+
+# --- instances --------------------------------------------------------------------------------------------------------
+
+
+def test_a_stopped_instance_keeps_its_enis_and_addresses(a: Account) -> None:
+    eni = a.new(SecondaryPrivateIpAddressCount=2, Ipv6PrefixCount=1)
+    a.attach(eni, 1)
+    a.truth.delays.stop = a.truth.delays.start = 10
+    held, ids = a.describe(eni), [a.node.instance_id]
+    [change] = a.ec2.stop_instances(InstanceIds=ids)["StoppingInstances"]
+    assert (change["PreviousState"]["Name"], change["CurrentState"]["Name"]) == ("running", "stopping")
+    with refused(a, "IncorrectInstanceState", "from which it can be started"):
+        a.ec2.start_instances(InstanceIds=ids)
+    a.told.events.clear()
+    a.clock.time += 10
+    a.truth.tick()
+    assert {("eni_detached", eni), ("eni_detached", a.eni)} <= set(a.told.events)
+    assert a.truth.instance(a.node.instance_id).state == "stopped"
+    assert a.describe(eni) == held
+    [change] = a.ec2.start_instances(InstanceIds=ids)["StartingInstances"]
+    assert (change["PreviousState"]["Name"], change["CurrentState"]["Name"]) == ("stopped", "pending")
+    a.told.events.clear()
+    a.clock.time += 10
+    a.truth.tick()
+    assert {("eni_attached", eni), ("eni_attached", a.eni)} == set(a.told.events)
+    assert a.describe(eni) == held
+    before = dict(a.truth.instances)
+    a.ec2.reboot_instances(InstanceIds=ids)
+    assert dict(a.truth.instances) == before
+    check(a.truth)
+
+
+def test_metadata_options_and_defaults(a: Account) -> None:
+    ids = a.node.instance_id
+    changed = a.ec2.modify_instance_metadata_options(
+        InstanceId=ids, HttpTokens="optional", HttpPutResponseHopLimit=3, HttpEndpoint="disabled"
+    )["InstanceMetadataOptions"]
+    assert (changed["HttpTokens"], changed["HttpPutResponseHopLimit"], changed["HttpEndpoint"]) == (
+        "optional", 3, "disabled",
+    )  # fmt: skip
+    assert a.ec2.get_instance_metadata_defaults()["AccountLevel"] == {"ManagedBy": "account"}
+    a.ec2.modify_instance_metadata_defaults(HttpTokens="optional", HttpPutResponseHopLimit=2)
+    level = a.ec2.get_instance_metadata_defaults()["AccountLevel"]
+    assert (level["HttpTokens"], level["HttpPutResponseHopLimit"]) == ("optional", 2)
+    run = {"InstanceType": "m5.large", "MinCount": 1, "MaxCount": 1, "SubnetId": a.subnet.subnet_id}
+    [made] = a.ec2.run_instances(**run)["Instances"]
+    assert (made["MetadataOptions"]["HttpTokens"], made["MetadataOptions"]["HttpPutResponseHopLimit"]) == (
+        "optional",
+        2,
+    )
+    a.ec2.modify_instance_metadata_defaults(HttpTokens="no-preference", HttpPutResponseHopLimit=-1)
+    [made] = a.ec2.run_instances(**run)["Instances"]
+    assert (made["MetadataOptions"]["HttpTokens"], made["MetadataOptions"]["HttpPutResponseHopLimit"]) == (
+        "required",
+        1,
+    )
+
+
+def test_a_token_of_a_terminated_instance_launches_nothing(a: Account) -> None:
+    run = {"InstanceType": "m5.large", "MinCount": 1, "MaxCount": 1, "SubnetId": a.subnet.subnet_id}
+    [made] = a.ec2.run_instances(**run, ClientToken="t")["Instances"]
+    a.ec2.terminate_instances(InstanceIds=[made["InstanceId"]])
+    with refused(a, "IdempotentInstanceTerminated"):
+        a.ec2.run_instances(**run, ClientToken="t")
+    a.truth.forget_instance(made["InstanceId"])
+    with refused(a, "IdempotentInstanceTerminated"):
+        a.ec2.run_instances(**run, ClientToken="t")
+    assert a.ec2.run_instances(**run, ClientToken="u")["Instances"]
+
+
+def test_a_standing_clock_is_enough() -> None:
+    clock = HandClock()
+    truth = Truth(clock, random.Random(0), region="us-east-1")
+    vpc = truth.create_vpc(["10.0.0.0/16"])
+    assert truth.create_subnet(vpc.vpc_id, "10.0.0.0/24", "us-east-1c").zone_id == "use1-az3"
+    assert truth.tick() is None
