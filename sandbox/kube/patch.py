@@ -1,16 +1,18 @@
-"""Patches and selectors of the Kubernetes API, as pure functions on JSON values.
+"""Patches of the Kubernetes API, as pure functions on JSON values.
 
-Merge patches (RFC 7386), JSON patches (RFC 6902), and the two selector languages that lists and watches take.
-Strategic merge patches are treated as merge patches: lists are replaced, not merged by key. Apply is a merge
-patch that may create.
+Merge patches (RFC 7386), JSON patches (RFC 6902) and strategic merge patches (k8s.io/apimachinery
+pkg/util/strategicpatch). Apply has a file of its own.
 """
 
 from __future__ import annotations
 
 import copy
-import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
+
+from sandbox.kube.kinds import Keys
+
+MAX_OPERATIONS: Final = 10_000  # of one JSON patch; k8s.io/apiserver, handlers/patch.go
 
 
 class BadPatch(Exception):
@@ -34,6 +36,8 @@ def json_patch(target: Any, operations: Any) -> Any:
     """RFC 6902; the arguments stay as they are. Raises BadPatch."""
     if not isinstance(operations, list):
         raise BadPatch("a JSON patch is a list of operations")
+    if len(operations) > MAX_OPERATIONS:
+        raise BadPatch(f"the allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {len(operations)}")
     result = copy.deepcopy(target)
     for index, operation in enumerate(operations):
         try:
@@ -92,46 +96,73 @@ def _put(document: Any, path: list[str], value: Any, kind: str) -> Any:
     return document
 
 
-Matcher = Callable[[Mapping[str, Any]], bool]
+def strategic(target: Any, patch: Any, lists: Mapping[str, Keys], path: str = "") -> Any:
+    """A strategic merge patch; the arguments stay as they are. Raises BadPatch.
+
+    Lists merge by the strategic key that `lists` has for their path, else they are replaced. Directives: `$patch`
+    (replace, delete, merge), `$deleteFromPrimitiveList/X`, `$retainKeys`, `$setElementOrder/X` (what the patch orders
+    comes first, the rest keeps its order behind it).
+    """
+    if not isinstance(patch, Mapping):
+        return copy.deepcopy(patch)
+    directive = patch.get("$patch", "merge")
+    if directive not in ("merge", "replace", "delete"):
+        raise BadPatch(f"Unknown patch type found: {directive}")
+    plain = {key: value for key, value in patch.items() if not key.startswith("$")}
+    if directive == "delete":
+        return {}
+    result = dict(target) if isinstance(target, Mapping) and directive == "merge" else {}
+    if "$retainKeys" in patch:
+        result = {key: value for key, value in result.items() if key in patch["$retainKeys"]}
+    for key, value in patch.items():
+        name, _, field = key.partition("/")
+        if name == "$deleteFromPrimitiveList":
+            result[field] = [entry for entry in result.get(field) or [] if entry not in value]
+        elif key.startswith("$") and name not in ("$patch", "$retainKeys", "$setElementOrder"):
+            raise BadPatch(f"unknown directive {key}")
+    for key, value in plain.items():
+        below = f"{path}.{key}" if path else key
+        keys = lists.get(below)
+        if value is None:
+            result.pop(key, None)
+        elif isinstance(value, list) and keys is not None and keys.strategic is not None:
+            result[key] = _strategic_list(result.get(key) or [], value, keys.strategic, lists, below)
+        elif isinstance(value, Mapping) and value.get("$patch") == "delete":
+            result.pop(key, None)
+        else:
+            result[key] = strategic(result.get(key), value, lists, below)
+    for key, value in patch.items():
+        name, _, field = key.partition("/")
+        keys = lists.get(f"{path}.{field}" if path else field)
+        if name == "$setElementOrder" and field in result and keys is not None and keys.strategic is not None:
+            result[field] = _ordered(result[field], value, keys.strategic)
+    return result
 
 
-def field_selector(text: str) -> Matcher:
-    """`path=value`, `path==value`, `path!=value`, joined by commas; any path of scalars is known. Raises ValueError."""
-    tests: list[tuple[list[str], str, bool]] = []
-    for part in filter(None, text.split(",")):
-        found = re.fullmatch(r"([A-Za-z0-9_.\[\]/-]+)(==|=|!=)(.*)", part.strip())
-        if found is None:
-            raise ValueError(f"field selector {part!r} is not PATH=VALUE")
-        tests.append((found[1].split("."), found[3], found[2] == "!="))
-    return lambda thing: all((_scalar(thing, path) == value) != negated for path, value, negated in tests)
+def _strategic_list(old: list[Any], patch: list[Any], key: str, lists: Mapping[str, Keys], path: str) -> list[Any]:
+    if not key:
+        return [*old, *(entry for entry in patch if entry not in old)]
+    if any(isinstance(entry, Mapping) and entry.get("$patch") == "replace" for entry in patch):
+        return [copy.deepcopy(entry) for entry in patch if "$patch" not in entry]
+    result = list(old)
+    for entry in patch:
+        if not isinstance(entry, Mapping) or key not in entry:
+            raise BadPatch(f"map: {entry!r} does not contain declared merge key: {key}")
+        place = next((index for index, there in enumerate(result) if there.get(key) == entry[key]), None)
+        if entry.get("$patch") == "delete":
+            result = [there for there in result if there.get(key) != entry[key]]
+        elif place is None:
+            result.append(strategic({}, entry, lists, path))
+        else:
+            result[place] = strategic(result[place], entry, lists, path)
+    return result
 
 
-def _scalar(thing: Any, path: list[str]) -> str:
-    for part in path:
-        if not isinstance(thing, Mapping):
-            return ""
-        thing = thing.get(part)
-    return "" if thing is None else str(thing)
+def _ordered(found: list[Any], order: list[Any], key: str) -> list[Any]:
+    wanted = [entry.get(key) if key else entry for entry in order]
 
+    def place(entry: Any) -> int:
+        own = entry.get(key) if key else entry
+        return wanted.index(own) if own in wanted else len(wanted)
 
-def label_selector(text: str) -> Matcher:
-    """Equality and set forms (`a=b,c!=d,e in (x,y),f notin (z),g,!h`). Raises ValueError."""
-    tests = [_label_test(part.strip()) for part in re.findall(r"(?:[^,(]|\([^)]*\))+", text)]
-    return lambda thing: all(test((thing.get("metadata") or {}).get("labels") or {}) for test in tests)
-
-
-def _label_test(part: str) -> Callable[[Mapping[str, str]], bool]:
-    if found := re.fullmatch(r"([\w./-]+)\s+(in|notin)\s*\(([^)]*)\)", part):
-        key, kind, values = found[1], found[2], {value.strip() for value in found[3].split(",")}
-        return (
-            (lambda labels: labels.get(key) in values)
-            if kind == "in"
-            else (lambda labels: labels.get(key) not in values)
-        )
-    if found := re.fullmatch(r"([\w./-]+)\s*(==|=|!=)\s*([\w.-]*)", part):
-        key, kind, value = found[1], found[2], found[3]
-        return (lambda labels: labels.get(key) != value) if kind == "!=" else (lambda labels: labels.get(key) == value)
-    if found := re.fullmatch(r"(!?)([\w./-]+)", part):
-        absent, key = bool(found[1]), found[2]
-        return lambda labels: (key not in labels) == absent
-    raise ValueError(f"label selector {part!r} is not understood")
+    return sorted(found, key=place)

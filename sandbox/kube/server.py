@@ -1,9 +1,8 @@
-"""A small Kubernetes API server over HTTP, for a handful of kinds.
+"""A small Kubernetes API server over HTTP: sockets, connections, requests and answers.
 
 Plain HTTP/1.1 with the paths, verbs, error objects, watches and bookmarks of the real one, so that ordinary
 clients (lightkube, kubectl's shape of requests) need no change. A caller says who it is by a bearer token
-`node:NAME`; nothing is denied by it yet. Faults: `hang` (takes requests, never answers), `away` (closes every
-connection), `slow` (waits before each answer).
+`node:NAME`; rules and webhooks see it, nothing is denied by it.
 """
 
 from __future__ import annotations
@@ -13,17 +12,19 @@ import json
 import socket
 import socketserver
 import threading
-import time
 import traceback
 import urllib.parse
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
-from sandbox.kube import patch as kube_patch
-from sandbox.kube.faults import Faults
-from sandbox.kube.store import BOOKMARK_SECONDS, Kind, KubeError, Object, Store
+from sandbox.kube import errors, routes, verbs
+from sandbox.kube.api import Api
+from sandbox.kube.errors import KubeError
+from sandbox.kube.faults import Call, Faults, Rule
+from sandbox.kube.routes import Target
+from sandbox.kube.store import Store
+from sandbox.kube.streams import Stream
 
-DEFAULT_WATCH_SECONDS: Final = 1800.0
 MAX_BODY: Final = 3 << 20
 VERSION: Final = {"major": "1", "minor": "33", "gitVersion": "v1.33.0-sandbox", "platform": "linux/amd64"}
 
@@ -33,11 +34,12 @@ class Server:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.faults = Faults()
+        self.api = Api(store)
+        self.faults = Faults(store.clock, store.rng)
         self._servers: list[_Http] = []
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
-        self._closed = False
+        self.closed = False
 
     def serve(self, listener: socket.socket) -> None:
         """Take the socket over and serve on it until `close`."""
@@ -50,7 +52,7 @@ class Server:
 
     def close(self) -> None:
         """End all connections and watches."""
-        self._closed = True
+        self.closed = True
         for server in self._servers:
             server.shutdown()
             server.server_close()
@@ -117,6 +119,10 @@ class _Http(socketserver.ThreadingMixIn, socketserver.BaseServer):
         """A client that goes away is no news."""
 
 
+class _Dropped(Exception):
+    """A fault closes the connection."""
+
+
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     wbufsize = -1
@@ -125,7 +131,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         self.owner = self.server.owner
-        self.store = self.owner.store
 
     def log_message(self, *args: object) -> None:
         """Requests are not logged."""
@@ -136,175 +141,113 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815
 
     def _serve(self) -> None:
-        body = self._body()
-        if body is None:
-            return
-        if self.owner.faults.away:
-            self.close_connection = True
-            return
-        self.owner.faults.pause()
-        url = urllib.parse.urlsplit(self.path)
-        query = {key: values[-1] for key, values in urllib.parse.parse_qs(url.query, keep_blank_values=True).items()}
+        self._warnings: list[str] = []
         try:
-            answer = self._route(url.path, query, body)
+            body = self._body()
+            if self.owner.faults.away:
+                raise _Dropped
+            self.owner.faults.pause()
+            self._answer(body)
+        except _Dropped:
+            self.close_connection = True
         except KubeError as error:
-            self._send(error.status, _status(error.status, error.reason, error.text))
-            return
-        except (ValueError, kube_patch.BadPatch) as error:
-            self._send(400, _status(400, "BadRequest", str(error)))
-            return
+            self._send(error.status, error.body(), error.retry_after)
         except OSError:
             raise
         except Exception as error:
             # Objects of a shape that nothing here foresaw; the real server would have checked them by schema.
             traceback.print_exc()
-            self._send(500, _status(500, "InternalError", f"{type(error).__name__}: {error}"))
-            return
-        if answer is not None:
-            self._send(*answer)
+            self._send(500, KubeError(500, "InternalError", f"{type(error).__name__}: {error}").body())
 
-    def _body(self) -> bytes | None:
-        length = int(self.headers.get("Content-Length") or 0)
-        if length > MAX_BODY:
-            self.close_connection = True
-            self._send(413, _status(413, "RequestEntityTooLarge", f"limit is {MAX_BODY}"))
+    def _answer(self, body: bytes) -> None:
+        url = urllib.parse.urlsplit(self.path)
+        if url.path == "/version":
+            return self._send(200, VERSION)
+        if url.path in ("/healthz", "/readyz", "/livez"):
+            return self._raw(200, b"ok", "text/plain", 0)
+        accepted = self.headers.get("Accept", "")
+        if accepted and not any(
+            kind in accepted.replace(";as=", ";") for kind in ("application/json", "*/*", "application/*")
+        ):
+            raise KubeError(406, "NotAcceptable", "only the following media types are accepted: application/json")
+        if accepted.startswith("application/json;as=Partial"):
+            raise KubeError(406, "NotAcceptable", f"not simulated: {accepted}")
+        target = routes.parse_path(self.owner.store, url.path)
+        if not isinstance(target, Target):
+            if self.command != "GET":
+                raise errors.method_not_allowed()
+            return self._send(200, target)
+        query = routes.parse_query(url.query)
+        verb = target.verb(self.command, query)
+        routes.check_query(verb, query)
+        user = self._user()
+        call = Call(verb, target.resource, target.name, user)
+        rule = self._fault(call, "before")
+        if verb == "watch":
+            return self._watch(Stream(self.owner.store, target, query, rule))
+        chosen = verbs.options(query, user, self.headers.get("User-Agent", ""))
+        how = self.headers.get("Content-Type", "").partition(";")[0].strip()
+        status, thing = verbs.carry_out(self.owner.api, target, verb, query, how, body, chosen)
+        self._warnings = chosen.warnings
+        self._fault(call, "after")
+        return self._send(status, thing)
+
+    def _fault(self, call: Call, when: str) -> Rule | None:
+        """The rule that hits, after its delay. Raises _Dropped, KubeError."""
+        rule = self.owner.faults.take(call, when)
+        if rule is None:
             return None
+        self.owner.faults.wait(rule.delay)
+        if rule.drop:
+            raise _Dropped
+        error = rule.error()
+        if error is not None and rule.events is None:
+            raise error
+        return rule
+
+    def _user(self) -> str:
+        kind, _, token = self.headers.get("Authorization", "").partition(" ")
+        if kind != "Bearer" or not token:
+            return "system:anonymous"
+        what, _, name = token.partition(":")
+        return f"system:node:{name}" if what == "node" else token[:64]
+
+    def _body(self) -> bytes:
+        """Raises KubeError 400, 413."""
+        length = self.headers.get("Content-Length") or "0"
+        if not length.isdigit() or int(length) > MAX_BODY:
+            self.close_connection = True
+            raise KubeError(413, "RequestEntityTooLarge", f"Request entity too large: limit is {MAX_BODY}")
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
-            return self.rfile.read(length) if length else b""
+            return self.rfile.read(int(length)) if int(length) else b""
         parts: list[bytes] = []
-        while size := int(self.rfile.readline().split(b";")[0], 16):
-            parts.append(self.rfile.read(size))
-            self.rfile.readline()
+        try:
+            while size := int(self.rfile.readline().split(b";")[0], 16):
+                parts.append(self.rfile.read(size))
+                self.rfile.readline()
+        except ValueError as error:
+            self.close_connection = True
+            raise errors.bad_request("malformed chunked encoding") from error
         self.rfile.readline()
         return b"".join(parts)
 
-    # --- routes ---------------------------------------------------------------------------------------
-
-    def _route(self, path: str, query: Mapping[str, str], body: bytes) -> tuple[int, Object] | None:
-        parts = [urllib.parse.unquote(part) for part in path.strip("/").split("/")]
-        if parts == ["version"]:
-            return 200, dict(VERSION)
-        if parts[0] in ("healthz", "readyz", "livez"):
-            self._raw(200, b"ok", "text/plain")
-            return None
-        if parts[0] not in ("api", "apis"):
-            raise KubeError(404, "NotFound", "the server could not find the requested resource")
-        group, rest = ("", parts[1:]) if parts[0] == "api" else (parts[1] if len(parts) > 1 else "", parts[2:])
-        if len(rest) < 2:
-            return 200, self._discovery(parts[0], group, rest)
-        version, rest = rest[0], rest[1:]
-        namespace = ""
-        if rest[0] == "namespaces" and len(rest) > 2:
-            namespace, rest = rest[1], rest[2:]
-        kind = self.store.kind(group, version, rest[0])
-        name = rest[1] if len(rest) > 1 else ""
-        part = rest[2] if len(rest) > 2 else ""
-        if len(rest) > 3 or (part and not (part == "status" and kind.has_status)):
-            raise KubeError(404, "NotFound", "the server could not find the requested resource")
-        if name:
-            return self._one(kind, namespace, name, part, query, body)
-        return self._many(kind, namespace, query, body)
-
-    def _one(
-        self, kind: Kind, namespace: str, name: str, part: str, query: Mapping[str, str], body: bytes
-    ) -> tuple[int, Object] | None:
-        if self.command == "GET":
-            if query.get("watch") in ("1", "true"):
-                return self._many(kind, namespace, {**query, "fieldSelector": f"metadata.name={name}"}, body)
-            return 200, self.store.get(kind, namespace, name)
-        if self.command == "PUT":
-            return 200, self.store.update(kind, namespace, name, _decode(body), part)
-        if self.command == "PATCH":
-            return self._patch(kind, namespace, name, part, _decode_any(body))
-        if self.command == "DELETE":
-            options = _decode(body) if body else {}
-            gone = self.store.delete(kind, namespace, name, (options.get("preconditions") or {}).get("uid", ""))
-            if "deletionTimestamp" in gone["metadata"]:
-                return 200, gone
-            return 200, {
-                **_status(200, "", ""),
-                "status": "Success",
-                "details": {"name": name, "kind": kind.plural, "uid": gone["metadata"]["uid"]},
-            }
-        raise KubeError(405, "MethodNotAllowed", f"{self.command} is not for one object")
-
-    def _patch(self, kind: Kind, namespace: str, name: str, part: str, patch: Any) -> tuple[int, Object]:
-        how = self.headers.get("Content-Type", "").partition(";")[0].strip()
-        change: Callable[[Object], Object]
-        if how == "application/json-patch+json":
-            change = lambda old: _checked(kube_patch.json_patch(old, patch))  # noqa: E731
-        elif how in (
-            "application/merge-patch+json",
-            "application/strategic-merge-patch+json",
-            "application/apply-patch+yaml",
-        ):
-            change = lambda old: _checked(kube_patch.merge(old, patch))  # noqa: E731
-        else:
-            raise KubeError(415, "UnsupportedMediaType", f"the body of the request was in an unknown format: {how!r}")
-        try:
-            return 200, self.store.patch(kind, namespace, name, change, part)
-        except KubeError as error:
-            if error.status != 404 or how != "application/apply-patch+yaml" or part:
-                raise
-            return 201, self.store.create(kind, namespace, patch)
-
-    def _many(self, kind: Kind, namespace: str, query: Mapping[str, str], body: bytes) -> tuple[int, Object] | None:
-        if self.command == "POST":
-            return 201, self.store.create(kind, namespace, _decode(body))
-        by_field = kube_patch.field_selector(query.get("fieldSelector", ""))
-        by_label = kube_patch.label_selector(query.get("labelSelector", ""))
-
-        def matches(thing: Object) -> bool:
-            return by_field(thing) and by_label(thing)
-
-        if self.command == "DELETE":
-            items, version = self.store.list(kind, namespace, matches)
-            for thing in items:
-                self.store.delete(kind, thing["metadata"].get("namespace", ""), thing["metadata"]["name"])
-        elif self.command != "GET":
-            raise KubeError(405, "MethodNotAllowed", f"{self.command} is not for a list")
-        elif query.get("watch") in ("1", "true"):
-            self._watch(kind, namespace, matches, query)
-            return None
-        else:
-            items, version = self.store.list(kind, namespace, matches)
-        return 200, {
-            "kind": f"{kind.kind}List",
-            "apiVersion": kind.api_version,
-            "metadata": {"resourceVersion": str(version)},
-            "items": items,
-        }
-
-    def _watch(self, kind: Kind, namespace: str, matches: Callable[[Object], bool], query: Mapping[str, str]) -> None:
-        version = query.get("resourceVersion", "")
-        since = int(version) if version not in ("", "0") else None
-        until = time.monotonic() + float(query.get("timeoutSeconds") or DEFAULT_WATCH_SECONDS)
-        bookmarks = query.get("allowWatchBookmarks") in ("1", "true")
+    def _watch(self, stream: Stream) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         self.wfile.flush()
-        marked = time.monotonic()
-        try:
-            seen = self.store.version
-            for event in self.store.watch(kind, namespace, matches, since, until, self._stopped):
-                if event is not None:
-                    self._chunk({"type": event[0], "object": event[1]})
-                elif bookmarks and time.monotonic() - marked >= BOOKMARK_SECONDS:
-                    marked = time.monotonic()
-                    meta = {"resourceVersion": str(seen), "creationTimestamp": None}
-                    mark = {"kind": kind.kind, "apiVersion": kind.api_version, "metadata": meta}
-                    self._chunk({"type": "BOOKMARK", "object": mark})
-                seen = self.store.version if event is None else int(event[1]["metadata"]["resourceVersion"])
-        except KubeError as error:
-            self._chunk({"type": "ERROR", "object": _status(error.status, error.reason, error.text)})
+        for event in stream.events(self._stopped):
+            self.owner.faults.pause()
+            data = json.dumps(event).encode() + b"\n"
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
+            self.wfile.flush()
         self.wfile.write(b"0\r\n\r\n")
         self.wfile.flush()
 
     def _stopped(self) -> bool:
         """Also a watch whose client has hung up must end, or its thread would stay for half an hour."""
-        if self.owner.faults.away:
+        if self.owner.faults.away or self.owner.closed:
             return True
         try:
             return not self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
@@ -313,74 +256,19 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         except OSError:
             return True
 
-    def _chunk(self, event: Mapping[str, Any]) -> None:
-        self.owner.faults.pause()
-        data = json.dumps(event).encode() + b"\n"
-        self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
-        self.wfile.flush()
+    def _send(self, status: int, thing: Mapping[str, Any], retry_after: int = 0) -> None:
+        self._raw(status, json.dumps(thing).encode(), "application/json", retry_after)
 
-    def _discovery(self, root: str, group: str, rest: list[str]) -> Object:
-        kinds = self.store.kinds()
-        if root == "api" and not rest:
-            return {"kind": "APIVersions", "versions": ["v1"]}
-        if root == "apis" and not group:
-            groups = sorted({(kind.group, kind.version) for kind in kinds if kind.group})
-            entries = [
-                {"name": name, "versions": [{"groupVersion": f"{name}/{version}", "version": version}]}
-                for name, version in groups
-            ]
-            return {"kind": "APIGroupList", "apiVersion": "v1", "groups": entries}
-        known = [kind for kind in kinds if kind.group == group and (not rest or kind.version == rest[0])]
-        if not known:
-            raise KubeError(404, "NotFound", "the server could not find the requested resource")
-        verbs = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]
-        resources = [
-            {"name": kind.plural, "singularName": "", "namespaced": kind.namespaced, "kind": kind.kind, "verbs": verbs}
-            for kind in known
-        ]
-        return {"kind": "APIResourceList", "groupVersion": known[0].api_version, "resources": resources}
-
-    # --- answers --------------------------------------------------------------------------------------
-
-    def _send(self, status: int, thing: Mapping[str, Any]) -> None:
-        self._raw(status, json.dumps(thing).encode(), "application/json")
-
-    def _raw(self, status: int, data: bytes, content_type: str) -> None:
+    def _raw(self, status: int, data: bytes, content_type: str, retry_after: int) -> None:
         self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(data)))
+        if retry_after:
+            self.send_header("Retry-After", str(retry_after))
+        for warning in self._warnings:
+            # RFC 7234, 5.5, in the form of k8s.io/apimachinery pkg/util/net: code, agent, quoted text.
+            quoted = warning.replace("\\", "\\\\").replace('"', '\\"')
+            self.send_header("Warning", f'299 - "{quoted}"')
         self.end_headers()
         self.wfile.write(data)
         self.wfile.flush()
-
-
-def _status(code: int, reason: str, text: str) -> Object:
-    return {
-        "kind": "Status",
-        "apiVersion": "v1",
-        "metadata": {},
-        "status": "Failure",
-        "message": text,
-        "reason": reason,
-        "code": code,
-    }
-
-
-def _decode_any(body: bytes) -> Any:
-    try:
-        return json.loads(body)
-    except ValueError as error:
-        raise KubeError(400, "BadRequest", f"the body is not JSON: {error}") from error
-
-
-def _checked(thing: Any) -> Object:
-    if not isinstance(thing, dict) or not isinstance(thing.get("metadata"), dict):
-        raise KubeError(422, "Invalid", "the patch leaves no object with metadata")
-    return thing
-
-
-def _decode(body: bytes) -> Object:
-    thing = _decode_any(body)
-    if not isinstance(thing, dict) or not isinstance(thing.get("metadata", {}), dict):
-        raise KubeError(400, "BadRequest", "the body is not a JSON object, or its metadata is none")
-    return thing

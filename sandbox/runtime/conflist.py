@@ -64,26 +64,32 @@ def version_number(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split("."))
 
 
-def load(folder: Path) -> Network:
-    """The first `*.conflist` by name, as runtimes choose. Raises SandboxFailure cni if there is none or it is wrong."""
+def load(folder: Path, negotiate: bool = True) -> Network:
+    """The first `*.conflist` by name, as runtimes choose; `negotiate`: see `parse`.
+
+    Raises SandboxFailure cni if there is none or it is wrong.
+    """
     files = sorted(path for path in folder.glob("*.conflist") if path.is_file())
     if not files:
         raise SandboxFailure("cni", f"no network: {folder} holds no *.conflist")
     try:
-        return parse(files[0].read_bytes())
+        return parse(files[0].read_bytes(), negotiate)
     except (OSError, ValueError) as error:
         raise SandboxFailure("cni", f"{files[0]}: {error}") from error
 
 
-def parse(text: bytes) -> Network:
-    """A list from its JSON. Raises ValueError naming the key and the rule."""
+def parse(text: bytes, negotiate: bool = True) -> Network:
+    """A list from its JSON, in the highest version of `cniVersion` and (if `negotiate`) `cniVersions` that is known.
+
+    Raises ValueError naming the key and the rule.
+    """
     data = json.loads(text)
     if not isinstance(data, dict):
         raise ValueError("not a JSON object")
     name, version, plugins = data.get("name"), data.get("cniVersion", "0.2.0"), data.get("plugins")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ValueError(f"name {name!r} must begin with a letter or digit and hold only those and '_', '.', '-'")
-    offered = [version, *(data.get("cniVersions") or [])]
+    offered = [version, *((data.get("cniVersions") or []) if negotiate else [])]
     spoken = [entry for entry in offered if entry in SUPPORTED]
     if not spoken:
         raise ValueError(f"cniVersion {version!r} is none of {', '.join(SUPPORTED)}")
@@ -132,6 +138,11 @@ def cni_args(namespace: str, name: str, container_id: str, uid: str, rng: random
     ]
     rng.shuffle(pairs)
     return ";".join(pairs)
+
+
+def result_version(network: Network, result: Mapping[str, Any]) -> str:
+    """What a result says it is, or the version that was asked for (github.com/containernetworking/cni, pkg/invoke)."""
+    return str(result.get("cniVersion") or network.version)
 
 
 def addresses(result: Mapping[str, Any], ifname: str) -> list[str]:

@@ -1,9 +1,8 @@
 """A small container runtime: sandboxes, and the node's CNI chain as the specification has a runtime call it.
 
 There are no containers in it, only what a network plugin meets: a namespace bound to a path, the calls, their
-environment, order and repetitions. `profile` chooses whose habits: `spec` does what the CNI specification
-requires and no more; `containerd-1.6` adds what that version does (loopback beside ADD, a second DEL without
-namespace and prevResult, refusal of 1.1.0 results).
+environment, order and repetitions. Whose habits these are is a profile. Cached results lie in `cni/cache/results` of
+the node's folder, which stands for /var/lib/cni.
 """
 
 from __future__ import annotations
@@ -11,23 +10,30 @@ from __future__ import annotations
 import json
 import random
 import threading
-import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from sandbox.base.failures import SandboxFailure
 from sandbox.base.shapes import CniError, Completed, Pod, PodAnswer
 from sandbox.net import netns
-from sandbox.runtime import conflist
+from sandbox.runtime import conflist, profiles
 from sandbox.runtime.conflist import Network, Plugin, Verb
 
 IFNAME: Final = "eth0"
-PROFILES: Final = ("spec", "containerd-1.6")
 LOOPBACK: Final = Network("cni-loopback", "0.3.1", (Plugin("loopback", {"type": "loopback"}),))
+LOOPBACK_NAME: Final = "loopback"
 RunPlugin = Callable[[Sequence[str], Mapping[str, str], bytes, float], Completed]
+
+
+class Clock(Protocol):
+    """Where time comes from."""
+
+    def now(self) -> float:
+        """Seconds since 1970."""
+        ...
 
 
 class PluginFailed(Exception):
@@ -63,7 +69,14 @@ class Runtime:
     """The runtime of one node. `run_plugin(argv, env, stdin, timeout)` starts a process in the node's namespace."""
 
     def __init__(
-        self, node: str, folder: Path, env: Mapping[str, str], run_plugin: RunPlugin, rng: random.Random
+        self,
+        node: str,
+        folder: Path,
+        env: Mapping[str, str],
+        run_plugin: RunPlugin,
+        clock: Clock,
+        rng: random.Random,
+        profile: str = "spec",
     ) -> None:
         self._node = node
         self._conf = folder / "cni" / "conf"
@@ -74,7 +87,8 @@ class Runtime:
         self._rng = rng
         self._lock = threading.Lock()
         self._sandboxes: dict[tuple[str, str], Sandbox] = {}
-        self.profile = "spec"
+        self._clock = clock
+        self.profile = profiles.named(profile)
 
     # --- pods -----------------------------------------------------------------------------------------
 
@@ -88,13 +102,13 @@ class Runtime:
         timeout: float,
     ) -> PodAnswer:
         """Namespace, ADD chain; after a failed ADD one DEL, and nothing stays. Raises SandboxFailure exists, cni."""
-        network = conflist.load(self._conf)
+        network = conflist.load(self._conf, self.profile.negotiates)
         box = Sandbox(
             namespace,
             name,
             uid,
-            container_id=uuid.uuid4().hex + uuid.uuid4().hex,
-            netns_name=f"cni-{uuid.uuid4()}",
+            container_id=f"{self._rng.getrandbits(256):064x}",
+            netns_name=f"cni-{uuid.UUID(int=self._rng.getrandbits(128), version=4)}",
             network=network,
             capability_args={
                 "portMappings": [dict(mapping) for mapping in port_mappings],
@@ -105,17 +119,17 @@ class Runtime:
             if (namespace, name) in self._sandboxes:
                 raise SandboxFailure("exists", f"pod {namespace}/{name} has a sandbox on {self._node} already")
             self._sandboxes[(namespace, name)] = box
-        begun = time.perf_counter_ns()
+        begun = self._clock.now()
         error: CniError | None = None
         with box.lock:
             try:
                 netns.create(box.netns_name)
-                called = time.perf_counter_ns()
+                called = self._clock.now()
                 try:
                     self._add(box, timeout)
                 except PluginFailed as failed:
                     error = failed.error
-                took = time.perf_counter_ns() - called
+                took = self._clock.now() - called
                 if error is None:
                     box.state = "up"
                 else:
@@ -129,22 +143,22 @@ class Runtime:
     def delete(self, namespace: str, name: str, timeout: float) -> PodAnswer:
         """DEL, then the namespace goes; after a failed DEL the sandbox stays. Raises SandboxFailure unknown."""
         box = self._find(namespace, name)
-        begun = time.perf_counter_ns()
+        begun = self._clock.now()
         error: CniError | None = None
         with box.lock:
             if self._sandboxes.get((namespace, name)) is not box:
                 raise SandboxFailure("unknown", f"pod {namespace}/{name} has no sandbox on {self._node}")
             box.state = "stopping"
             box.stderr.clear()
-            called = time.perf_counter_ns()
+            called = self._clock.now()
             try:
                 self._del(box, box.netns, box.result, timeout)
                 netns.remove(box.netns_name)
-                if self.profile == "containerd-1.6":
+                if self.profile.second_del:
                     self._del(box, "", None, timeout)
             except PluginFailed as failed:
                 error = failed.error
-            took = time.perf_counter_ns() - called
+            took = self._clock.now() - called
             if error is None:
                 self._forget(box)
             else:
@@ -153,7 +167,7 @@ class Runtime:
 
     def verb(self, verb: str, namespace: str, name: str, timeout: float) -> CniError | None:
         """CHECK of a pod, or STATUS, GC, VERSION of the network. Raises SandboxFailure bad-request."""
-        network = conflist.load(self._conf)
+        network = conflist.load(self._conf, self.profile.negotiates)
         if verb == "CHECK":
             box = self._find(namespace, name)
             network = box.network
@@ -179,6 +193,16 @@ class Runtime:
             return failed.error
         return None
 
+    def poll(self, timeout: float) -> CniError | None:
+        """What the kubelet's poll of the runtime's status finds wrong with the network; None also where nobody asks."""
+        try:
+            network = conflist.load(self._conf, self.profile.negotiates)
+        except SandboxFailure as failure:
+            return CniError("", 999, failure.text)
+        if not self.profile.polls_status or not network.knows("STATUS"):
+            return None
+        return self.verb("STATUS", "", "", timeout)
+
     def abandon(self) -> list[Pod]:
         """The node is no more: namespaces go without a DEL. The pods that were."""
         with self._lock:
@@ -201,7 +225,7 @@ class Runtime:
 
     def _add(self, box: Sandbox, timeout: float) -> None:
         beside: list[threading.Thread] = []
-        if self.profile == "containerd-1.6" and (self._bin / "loopback").exists():
+        if self.profile.loopback and (self._bin / LOOPBACK_NAME).exists():
             beside.append(threading.Thread(target=self._loopback, args=(box, timeout)))
             beside[0].start()
         try:
@@ -209,10 +233,9 @@ class Runtime:
             for plugin in box.network.plugins:
                 said = self._call("ADD", box, box.network, plugin, box.netns, result, timeout)
                 result = _object(plugin, said)
-                if self.profile == "containerd-1.6" and box.network.number > (1, 0, 0):
-                    raise PluginFailed(
-                        CniError(plugin.type, 1, f"unsupported CNI result version {box.network.version!r}")
-                    )
+                version = conflist.result_version(box.network, result)
+                if version not in self.profile.versions:
+                    raise PluginFailed(CniError(plugin.type, 1, f"unsupported CNI result version {version!r}"))
             assert result is not None
             box.result = result
             self._write_cache(box)
@@ -325,14 +348,14 @@ class Runtime:
         return Pod(self._node, box.namespace, box.name, box.uid, box.container_id, box.netns, box.state, ips)
 
     def _answer(
-        self, box: Sandbox, error: CniError | None, took: int, begun: int, *, with_result: bool = True
+        self, box: Sandbox, error: CniError | None, took: float, begun: float, *, with_result: bool = True
     ) -> PodAnswer:
         return PodAnswer(
             pod=self._describe(box),
             result=box.result if with_result and error is None else None,
             error=error,
-            took_us=took // 1000,
-            total_us=(time.perf_counter_ns() - begun) // 1000,
+            took_us=int(took * 1e6),
+            total_us=int((self._clock.now() - begun) * 1e6),
             stderr="".join(box.stderr),
         )
 

@@ -9,7 +9,8 @@ import pytest
 
 from sandbox.base.failures import SandboxFailure
 from sandbox.face.client import Sandbox
-from tests.sandbox.conftest import Node, conflist
+from sandbox.world.scenario import NodeSpec, Scenario
+from tests.sandbox.conftest import Node, conflist, until
 
 pytestmark = pytest.mark.root
 
@@ -134,8 +135,9 @@ def test_failed_del_keeps_the_sandbox_and_the_next_try_has_prev_result_again(wor
     assert caught.value.code == "unknown"
 
 
-def test_containerd_profile_deletes_twice_and_calls_loopback(world: Sandbox, fresh: Node) -> None:
-    world.runtime_profile(fresh.name, "containerd-1.6")
+@pytest.mark.parametrize("profile", ["containerd-1.6", "containerd-2"])
+def test_containerd_deletes_twice_and_calls_loopback(world: Sandbox, fresh: Node, profile: str) -> None:
+    world.runtime_profile(fresh.name, profile)
     loopback = fresh.folder / "cni" / "bin" / "loopback"
     loopback.unlink(missing_ok=True)
     loopback.write_text((fresh.folder / "cni" / "bin" / "note").read_text())
@@ -153,14 +155,67 @@ def test_containerd_profile_deletes_twice_and_calls_loopback(world: Sandbox, fre
     assert "prevResult" not in deletes[1].config
 
 
-def test_containerd_profile_refuses_results_of_1_1_0_after_the_add(world: Sandbox, fresh: Node) -> None:
+def speak_1_1_0(node: Node) -> None:
+    """Let the plugin answer in that version, as a list of that version asks for."""
+    wire = node.folder / "cni" / "bin" / "wire"
+    wire.write_text(wire.read_text().replace('\\"1.0.0\\"', '\\"1.1.0\\"'))
+    node.configure(conflist("wire", version="1.1.0"))
+
+
+def test_containerd_1_6_refuses_results_of_1_1_0_after_the_add(world: Sandbox, fresh: Node) -> None:
     world.runtime_profile(fresh.name, "containerd-1.6")
     (fresh.folder / "cni" / "bin" / "loopback").unlink(missing_ok=True)
-    fresh.configure(conflist("wire", version="1.1.0"))
+    speak_1_1_0(fresh)
     error = world.pod_create(fresh.name, fresh.name, "web").error
     assert error is not None
-    assert "unsupported CNI result version" in error.msg
+    assert "unsupported CNI result version '1.1.0'" in error.msg
     assert [call.verb for call in fresh.calls()] == ["ADD", "DEL"]
+
+
+def test_containerd_2_takes_results_of_1_1_0(world: Sandbox, fresh: Node) -> None:
+    world.runtime_profile(fresh.name, "containerd-2")
+    speak_1_1_0(fresh)
+    answer = world.pod_create(fresh.name, fresh.name, "web")
+    assert answer.ok
+    assert answer.result is not None
+    assert answer.result["cniVersion"] == "1.1.0"
+    assert world.pod_delete(fresh.name, fresh.name, "web").ok
+
+
+@pytest.mark.parametrize(("profile", "version"), [("containerd-1.6", "1.0.0"), ("containerd-2", "1.1.0")])
+def test_versions_that_a_list_offers_count_from_containerd_2_on(
+    world: Sandbox, fresh: Node, profile: str, version: str
+) -> None:
+    world.runtime_profile(fresh.name, profile)
+    fresh.configure(conflist("wire", cniVersions=["1.0.0", "1.1.0"]))
+    assert world.pod_create(fresh.name, fresh.name, "web").ok
+    assert [call.config["cniVersion"] for call in fresh.calls() if call.plugin == "wire"] == [version]
+    assert world.pod_delete(fresh.name, fresh.name, "web").ok
+
+
+def test_failing_status_makes_the_node_not_ready_under_containerd_2(world: Sandbox, fresh: Node) -> None:
+    fresh.configure(conflist("wire", version="1.1.0"))
+    fresh.fail("wire", "STATUS", json.dumps({"code": 50, "msg": "no addresses"}))
+    path = f"http://198.18.0.3/api/v1/nodes/{fresh.name}"
+
+    def ready() -> tuple[str, str]:
+        node = json.loads(world.node_exec(fresh.name, ["curl", "-sf", path]).stdout)
+        found = next(entry for entry in node["status"]["conditions"] if entry["type"] == "Ready")
+        return found["status"], found.get("message", "")
+
+    assert ready()[0] == "True"
+    world.runtime_profile(fresh.name, "containerd-2")
+    until(lambda: ready()[0] == "False", "the node is not ready", 30)
+    assert "no addresses" in ready()[1]
+    fresh.fail("wire", "STATUS", None)
+    until(lambda: ready()[0] == "True", "the node is ready again", 30)
+
+
+def test_unknown_profiles_are_refused_by_name(world: Sandbox, fresh: Node) -> None:
+    with pytest.raises(SandboxFailure, match=r"'cri-o' is none of spec, containerd-1\.6, containerd-2"):
+        world.runtime_profile(fresh.name, "cri-o")
+    with pytest.raises(SandboxFailure, match="'cri-o' is none of"):
+        Scenario(nodes=(NodeSpec("n", runtime="cri-o"),)).check()
 
 
 def test_check_status_gc_and_version_are_callable(world: Sandbox, fresh: Node) -> None:
