@@ -1,81 +1,64 @@
 """The VPC router: one network namespace whose routing table is the VPC's truth about who holds what.
 
 The daemon's own network namespace is the router, so its listening sockets are on the VPC without more ado. Each
-ENI is a port, the router's end of a veth. For every address or prefix of an ENI there is one route to its port,
-by way of the ENI's primary address and a permanent neighbour with its MAC, and that table alone decides:
+ENI is a port, the router's end of a veth (or of a VLAN on a trunk's). For every address or prefix of an ENI there is
+one route to its port, by way of a permanent neighbour with the ENI's MAC, and that table alone decides:
 
 - delivery: by address, never by ARP or flooding (an unassigned address meets the VPC's blackhole route: dark);
-- source check: a packet that enters by a port to which its source is not routed is dropped and counted;
-- ARP: gateways are addresses of `lo`; for an address of another port the router answers in its place.
+- source check: a packet that enters by a port to which its source is not routed is dropped and counted (rules.py);
+- ARP: gateways are addresses of `lo`; for an address of another port the router answers in its place. The same for
+  IPv6 by neighbours.py, which advertises the router too.
 
-Counters live in dynamic nftables sets keyed by port and address, so attaching an ENI costs nftables nothing
-and the counts outlive the ENI. Set-up is IPv4; the table is `inet` so that IPv6 rules can stand beside.
+IPv6 is off on a port whose subnet has no IPv6 block.
 """
 
 from __future__ import annotations
 
-import json
+import ipaddress
 import subprocess
 import threading
 from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple
+from contextlib import suppress
+from typing import Final
 
 from pyroute2 import IPRoute
 
 from sandbox.base.failures import SandboxFailure
 from sandbox.net import netns
+from sandbox.net.neighbours import PORT_MAC, Neighbours, link_local
+from sandbox.net.nft import Nft
+from sandbox.net.rules import METADATA_ADDRESS, METADATA_ADDRESS6, RULES, TABLE, Dropped, drops
 
 MTU: Final = 9001
-PORT_MAC: Final = "0a:ff:ff:ff:ff:01"
 FIRST_PORT_INDEX: Final = 10_000
-SERVICE_ADDRESSES: Final = ("169.254.169.254", "198.18.0.2", "198.18.0.3")
-REASONS: Final = ("spoof", "unknown", "broadcast")
-
-RULES: Final = """
-table inet vpc {
-  set nocheck { type ifname; }
-  set spoof { type ifname . ipv4_addr; flags dynamic; size 65536; counter; }
-  set unknown { type ifname . ipv4_addr; flags dynamic; size 65536; counter; }
-  set broadcast { type ifname . ipv4_addr; flags dynamic; size 65536; counter; }
-  chain count_spoof { update @spoof { meta iifname . ip saddr counter }
-    drop
-  }
-  chain count_unknown { update @unknown { meta iifname . ip daddr counter }
-    drop
-  }
-  chain count_broadcast { update @broadcast { meta iifname . ip daddr counter }
-    drop
-  }
-  chain from_eni4 {
-    meta pkttype { broadcast, multicast } goto count_broadcast
-    iifname != @nocheck fib saddr . iif oif missing goto count_spoof
-    fib daddr type local accept
-    fib daddr oif missing goto count_unknown
-  }
-  chain from_eni6 { drop
-  }
-  chain leave_eni { comment "egress rules of security groups go here"; }
-  chain enter_eni { comment "ingress rules of security groups go here"; }
-  chain prerouting { type filter hook prerouting priority -300; policy accept;
-    iifname "v-*" meta nfproto ipv4 jump from_eni4
-    iifname "v-*" meta nfproto ipv6 jump from_eni6
-  }
-  chain forward { type filter hook forward priority 0; policy accept;
-    iifname "v-*" jump leave_eni
-    oifname "v-*" jump enter_eni
-  }
+SERVICE_ADDRESSES: Final = (METADATA_ADDRESS, "198.18.0.2", "198.18.0.3")
+# EC2's name for the router on every link with IPv6 (VPC guide, "Subnet route tables"), besides the one made of its MAC.
+GATEWAY6: Final = "fe80:ec2::1"
+SETTINGS: Final = {
+    "net/ipv4/ip_forward": 1,
+    "net/ipv4/conf/all/rp_filter": 0,
+    "net/ipv4/conf/default/rp_filter": 0,
+    "net/ipv4/conf/default/proxy_arp": 1,
+    "net/ipv4/conf/all/send_redirects": 0,
+    "net/ipv4/conf/default/send_redirects": 0,
+    "net/ipv4/conf/all/accept_redirects": 0,
+    "net/ipv6/conf/all/forwarding": 1,
+    "net/ipv6/conf/default/accept_ra": 0,
+    "net/ipv6/conf/default/accept_dad": 0,
+    "net/ipv6/conf/default/dad_transmits": 0,
+    "net/ipv6/conf/all/disable_ipv6": 1,
+    "net/ipv6/conf/default/disable_ipv6": 1,
+    "net/ipv6/conf/lo/disable_ipv6": 0,
 }
-"""
-
-
-class Dropped(NamedTuple):
-    """One counter. `address`: the source of a spoof, else the destination."""
-
-    reason: str
-    port: str
-    address: str
-    packets: int
-    bytes: int
+# Every error is told, so that each is counted; and the time after which AWS forgets flows (EC2 guide, "Security group
+# connection tracking"). Some kernels keep these from user namespaces, where their own defaults stay.
+WISHES: Final = {
+    "net/ipv4/icmp_ratelimit": 0,
+    "net/ipv6/icmp/ratelimit": 0,
+    "net/netfilter/nf_conntrack_tcp_timeout_established": 432_000,
+    "net/netfilter/nf_conntrack_udp_timeout": 30,
+    "net/netfilter/nf_conntrack_udp_timeout_stream": 180,
+}
 
 
 def port_name(eni_id: str) -> str:
@@ -95,59 +78,70 @@ class Router:
         self._index: dict[str, int] = {}
         self._held: dict[str, set[str]] = {}
         self._holder: dict[str, str] = {}
+        self.nft = Nft()
+        self.neighbours = Neighbours(self.holder6)
 
     def set_up(self) -> None:
         """Sysctls, rules and service addresses. Raises SandboxFailure kernel."""
-        settings = {
-            "net/ipv4/ip_forward": 1,
-            "net/ipv4/conf/all/rp_filter": 0,
-            "net/ipv4/conf/default/rp_filter": 0,
-            "net/ipv4/conf/default/proxy_arp": 1,
-            "net/ipv4/conf/all/send_redirects": 0,
-            "net/ipv4/conf/default/send_redirects": 0,
-            "net/ipv4/conf/all/accept_redirects": 0,
-            "net/ipv6/conf/all/disable_ipv6": 1,
-            "net/ipv6/conf/default/disable_ipv6": 1,
-        }
-        for name, value in settings.items():
+        for name, value in SETTINGS.items():
             netns.write_sysctl(name, value)
         netns.link_up("lo")
-        _nft(RULES)
-        ip_batch([f"address add {address}/32 dev lo" for address in SERVICE_ADDRESSES])
+        self.nft.run(RULES)
+        for name, value in WISHES.items():
+            with suppress(OSError):
+                netns.write_sysctl(name, value)
+        ip_batch(
+            [
+                *(f"address add {address}/32 dev lo" for address in SERVICE_ADDRESSES),
+                f"address add {METADATA_ADDRESS6}/128 dev lo nodad",
+            ]
+        )
+        self.neighbours.start()
 
-    def add_subnet(self, vpc_cidrs: Iterable[str], gateway: str) -> None:
-        """A subnet's gateway, and darkness for what nobody holds in its VPC. Doing it again changes nothing."""
-        lines = [f"address replace {gateway}/32 dev lo"]
+    def add_subnet(self, vpc_cidrs: Iterable[str], gateways: Iterable[str]) -> None:
+        """A subnet's gateways, and darkness for what nobody holds in its VPC. Doing it again changes nothing."""
+        lines = [
+            f"address replace {gateway}/{128 if ':' in gateway else 32} dev lo{' nodad' if ':' in gateway else ''}"
+            for gateway in gateways
+        ]
         ip_batch(lines + [f"route replace blackhole {cidr}" for cidr in vpc_cidrs])
 
     def add_port(self, port: str, node_netns: str, ifname: str, mac: str, mtu: int = MTU) -> None:
         """A veth: `port` here, `ifname` with `mac` in the node (born there, down). Raises SandboxFailure kernel."""
+        peer = {"ifname": ifname, "address": mac, "mtu": mtu, "net_ns_fd": node_netns}
+        self._add_link(port, f"ENI device {ifname} ({mac}) in {node_netns}", kind="veth", mtu=mtu, peer=peer)
+
+    def add_tagged_port(self, port: str, trunk: str, vlan: int, mtu: int = MTU) -> None:
+        """A branch ENI's end of a VLAN on a trunk's port; the node makes its own. Raises SandboxFailure kernel."""
+        with self._lock:
+            index = self._index.get(trunk)
+        if index is None:
+            raise SandboxFailure("kernel", f"branch {port}: its trunk {trunk} is not plugged in")
+        self._add_link(port, f"VLAN {vlan} on {trunk}", kind="vlan", link=index, vlan_id=vlan, mtu=mtu)
+
+    def _add_link(self, port: str, what: str, **fields: object) -> None:
         with self._lock:
             # The index must differ from the peer's: the kernel tells a virtual link's carrier at once only then.
             self._next_index += 1
             index = self._next_index
             try:
-                self._netlink.link(
-                    "add",
-                    kind="veth",
-                    ifname=port,
-                    index=index,
-                    address=PORT_MAC,
-                    mtu=mtu,
-                    state="up",
-                    peer={"ifname": ifname, "address": mac, "mtu": mtu, "net_ns_fd": node_netns},
-                )
+                self._netlink.link("add", ifname=port, index=index, address=PORT_MAC, state="up", **fields)
             except Exception as error:
-                raise SandboxFailure(
-                    "kernel", f"ENI device {ifname} ({mac}) could not be made in {node_netns}: {error}"
-                ) from error
+                raise SandboxFailure("kernel", f"{what} could not be made: {error}") from error
             # By netlink, as these settings have no file outside the first user namespace. Without it proxy ARP dawdles.
             ip_batch([f"ntable change name arp_cache dev {port} proxy_delay 0"])
             self._index[port] = index
             self._held[port] = set()
 
+    def enable_ipv6(self, port: str, block: str) -> None:
+        """The port's subnet has this IPv6 block: advertise on it and answer for its neighbours."""
+        netns.write_sysctl(f"net/ipv6/conf/{port}/disable_ipv6", 0)
+        ip_batch([f"address replace {GATEWAY6}/128 dev {port} nodad"])
+        self.neighbours.add(port, block)
+
     def remove_port(self, port: str) -> None:
         """Its routes go first, then both ends of the veth. Fine if it is gone already."""
+        self.neighbours.remove(port)
         with self._lock:
             index = self._index.pop(port, None)
             for target in self._held.pop(port, set()):
@@ -164,17 +158,28 @@ class Router:
                     raise SandboxFailure("kernel", f"ENI device {port} could not be removed: {error}") from error
 
     def sync_port(self, port: str, mac: str, primary: str, targets: Sequence[str]) -> None:
-        """Make the routes to `port` exactly `primary` and `targets` (addresses, prefixes), taken from other ports."""
+        """Make the routes to `port` exactly `primary` and `targets`, taken from other ports.
+
+        `targets`: addresses and prefixes, IPv4 and IPv6. `primary`: the IPv4 address by way of which the others of its
+        family go; empty if the ENI has none (then it has no other IPv4 ones either).
+        """
         with self._lock:
             if port not in self._index:
                 return
-            wanted = {primary, *targets}
+            wanted = {target for target in (primary, *targets) if target}
             held = self._held[port]
             lines: list[str] = []
             if primary in wanted - held:
                 lines.append(f"route replace {primary} dev {port} scope link")
                 lines.append(f"neighbour replace {primary} lladdr {mac} dev {port} nud permanent")
-            lines += [f"route replace {target} via {primary} dev {port} onlink" for target in wanted - held - {primary}]
+            near = link_local(mac)
+            fresh6 = any(":" in target for target in wanted) and not any(":" in target for target in held)
+            if fresh6:
+                lines.append(f"neighbour replace {near} lladdr {mac} dev {port} nud permanent")
+            lines += [
+                f"route replace {target} via {near if ':' in target else primary} dev {port} onlink"
+                for target in wanted - held - {primary}
+            ]
             lines += [f"route del {target} dev {port}" for target in held - wanted if self._holder.get(target) == port]
             ip_batch(lines)
             for target in held - wanted:
@@ -184,28 +189,40 @@ class Router:
                 self._holder[target] = port
             self._held[port] = wanted
 
+    def holder6(self, address: ipaddress.IPv6Address) -> str:
+        """The port that holds an IPv6 address, alone or in a /80 prefix; empty if none does."""
+        with self._lock:
+            found = self._holder.get(str(address))
+            if found is None:
+                found = self._holder.get(str(ipaddress.IPv6Network((address, 80), strict=False)), "")
+            return found
+
     def set_source_check(self, port: str, on: bool) -> None:
         """SourceDestCheck of an ENI."""
-        _nft(
-            f'add element inet vpc nocheck {{ "{port}" }}'
-            + (f'\ndelete element inet vpc nocheck {{ "{port}" }}' if on else "")
+        self.nft.run(
+            f'add element {TABLE} nocheck {{ "{port}" }}'
+            + (f'\ndelete element {TABLE} nocheck {{ "{port}" }}' if on else "")
         )
 
     def drops(self) -> list[Dropped]:
-        """What was dropped since the start, by reason, port and address."""
-        found: list[Dropped] = []
-        for reason in REASONS:
-            made = subprocess.run(
-                ["nft", "-j", "list", "set", "inet", "vpc", reason], capture_output=True, text=True, check=False
-            )
-            if made.returncode != 0:
-                raise SandboxFailure("kernel", f"nft list set {reason}: {made.stderr.strip()}")
-            for entry in json.loads(made.stdout)["nftables"]:
-                for element in entry.get("set", {}).get("elem", ()):
-                    port, address = element["elem"]["val"]["concat"]
-                    counter = element["elem"]["counter"]
-                    found.append(Dropped(reason, port, address, counter["packets"], counter["bytes"]))
-        return found
+        """What was dropped since the start, by reason, port and address. Raises SandboxFailure kernel."""
+        return drops(self.nft)
+
+    def has_vlans(self) -> bool:
+        """Whether the kernel can make VLAN devices (8021q), found out by trying."""
+        with self._lock:
+            try:
+                self._netlink.link("add", ifname="probe-t", kind="veth", peer={"ifname": "probe-p"})
+                trunk = self._netlink.link_lookup(ifname="probe-t")[0]
+                try:
+                    self._netlink.link("add", ifname="probe-v", kind="vlan", link=trunk, vlan_id=2)
+                finally:
+                    self._netlink.link("del", index=trunk)
+            except Exception as error:
+                if getattr(error, "code", None) == 95:
+                    return False
+                raise SandboxFailure("kernel", f"VLAN devices cannot be tried: {error}") from error
+            return True
 
 
 def ip_batch(lines: Sequence[str]) -> None:
@@ -217,9 +234,3 @@ def ip_batch(lines: Sequence[str]) -> None:
     )
     if made.returncode != 0:
         raise SandboxFailure("kernel", f"ip ({lines[0]} and {len(lines) - 1} more): {made.stderr.strip()}")
-
-
-def _nft(text: str) -> None:
-    made = subprocess.run(["nft", "-f", "-"], input=text, capture_output=True, text=True, check=False)
-    if made.returncode != 0:
-        raise SandboxFailure("kernel", f"nft: {made.stderr.strip()}")

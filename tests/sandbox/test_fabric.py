@@ -11,7 +11,7 @@ import pytest
 from sandbox.face.client import Sandbox
 from sandbox.net import fabric, router
 from sandbox.world.scenario import Scenario
-from tests.sandbox.conftest import Node, ec2, until
+from tests.sandbox.conftest import SIGNED, Node, ec2, until
 
 pytestmark = pytest.mark.root
 
@@ -209,7 +209,7 @@ def test_services_answer_inside_the_nodes(world: Sandbox) -> None:
     node = world.node_exec("node-2", ["curl", "-sf", "http://198.18.0.3/api/v1/nodes/node-2"]).text
     assert json.loads(node)["metadata"]["name"] == "node-2"
     query = "http://198.18.0.2/?Action=DescribeVpcs&Version=2016-11-15"
-    assert "10.0.0.0/16" in world.node_exec("node-2", ["curl", "-sf", query]).text
+    assert "10.0.0.0/16" in world.node_exec("node-2", ["curl", "-sf", *SIGNED, query]).text
 
 
 def test_interface_names_follow_device_and_card() -> None:
