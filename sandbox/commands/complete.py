@@ -75,7 +75,9 @@ def _logs(ctx: click.Context) -> list[str]:
 
 
 def _values(ctx: click.Context) -> Sequence[str]:
-    return {"throttle": ["on"], "kube": ["hang", "away", "slow:"]}.get(str(ctx.params.get("name")), [])
+    return {"throttle": ["on"], "latency": ["on"], "kube": ["hang", "away", "slow:"]}.get(
+        str(ctx.params.get("name")), []
+    )
 
 
 node = _completer(_nodes)

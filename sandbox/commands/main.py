@@ -15,11 +15,12 @@ import click
 from click.core import ParameterSource
 
 from sandbox.base.failures import SandboxFailure
-from sandbox.commands import complete
+from sandbox.commands import complete, faults, serve
+from sandbox.commands import network as cli_network
 from sandbox.commands import nodes as cli_nodes
 from sandbox.commands import output as out
 from sandbox.face.client import Sandbox, default_folder
-from sandbox.world import place, scenario, switches
+from sandbox.world import place, scenario
 from sandbox.world.scenario import Scenario, TypeSpec
 
 
@@ -125,6 +126,7 @@ def status(folder: Path, output: str) -> None:
             ("holds", f"{len(now.nodes)} nodes, {now.enis} ENIs, {now.pods} pods"),
             ("runs as", "root of a user namespace" if now.user_namespace else "root"),
             ("drops", ", ".join(f"{why} {count}" for why, count in now.drops.items()) or "none"),
+            ("branches", now.branches),
             ("faults", ", ".join(f"{name}={value}" for name, value in now.faults.items()) or "none"),
         )
     )
@@ -244,20 +246,5 @@ def counters(folder: Path, output: str) -> None:
     )
 
 
-@sandbox.command(epilog="Faults: " + "; ".join(f"{name}: {text}" for name, text in switches.HELP.items()))
-@click.argument("name", default="", shell_complete=complete.fault)
-@click.argument("value", default="", shell_complete=complete.fault_value)
-@out.output_option
-@click.pass_obj
-def fault(folder: Path, name: str, value: str, output: str) -> None:
-    """Set fault NAME to VALUE (none clears it); without NAME show what is set."""
-    now = Sandbox.connect(folder).fault(name, value)
-    if output == "json":
-        out.print_json(now)
-        return
-    for key, text in now.items():
-        click.echo(f"{key}={text}")
-
-
-for _command in cli_nodes.COMMANDS:
+for _command in (*cli_nodes.COMMANDS, *cli_network.COMMANDS, *faults.COMMANDS, *serve.COMMANDS):
     sandbox.add_command(_command)

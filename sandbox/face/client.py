@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal as signals
 import socket
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -21,13 +22,14 @@ from sandbox.base import shapes, wire
 from sandbox.base.failures import SandboxFailure
 from sandbox.face import lifetime
 from sandbox.face.attach import Execution
+from sandbox.face.steering import Steering
 from sandbox.world import replies
 from sandbox.world.scenario import Scenario
 
 T = TypeVar("T")
 
 
-class Sandbox:
+class Sandbox(Steering):
     """A world that runs in `folder`. Make one with `up` or `connect`; as a context manager it goes down at the end."""
 
     def __init__(self, folder: Path | str, *, patience: float | None = None) -> None:
@@ -100,13 +102,13 @@ class Sandbox:
         """What a node daemon needs in its environment: endpoints, dummy credentials, names and folders."""
         return self._ask(dict[str, str], "node_env", node=name)
 
-    def ledger(self) -> list[shapes.LedgerEni]:
-        """EC2's truth about ENIs: the reference for every address."""
-        return self._ask(list[shapes.LedgerEni], "ledger")
-
     def counters(self) -> list[shapes.Drop]:
         """What the router dropped since the start, per reason, ENI and address."""
         return self._ask(list[shapes.Drop], "counters")
+
+    def reboot(self, node: str) -> None:
+        """Processes, pods and network namespace of a node are gone; its ENIs and files stay. Raises `unknown`."""
+        self._tell("reboot", node=node)
 
     # --- processes ------------------------------------------------------------------------------------
 
@@ -191,6 +193,51 @@ class Sandbox:
     def router_exec(self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60.0) -> shapes.Completed:
         """Run a command in the VPC router's namespace (for looking, not for changing)."""
         return self._ask(shapes.Completed, "router_exec", timeout, argv=list(argv), stdin=stdin, timeout=timeout)
+
+    def outside_exec(
+        self, name: str, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60.0
+    ) -> shapes.Completed:
+        """Run a command on the host of one of the scenario's outside networks. Raises SandboxFailure `unknown`."""
+        fields = {"name": name, "argv": list(argv), "stdin": stdin, "timeout": timeout}
+        return self._ask(shapes.Completed, "outside_exec", timeout, **fields)
+
+    def group_create(
+        self, name: str, *, ingress: Sequence[shapes.Rule] = (), egress: Sequence[shapes.Rule] = ()
+    ) -> str:
+        """A security group of the VPC, past EC2's API; its id. Without rules nothing passes. Raises `bad-request`."""
+        return self._ask(str, "group_create", name=name, ingress=list(ingress), egress=list(egress))
+
+    def group_rules(
+        self,
+        group: str,
+        *,
+        ingress: Sequence[shapes.Rule] | None = None,
+        egress: Sequence[shapes.Rule] | None = None,
+    ) -> None:
+        """Replace a security group's rules in one direction or both (None: as they are). Raises `bad-request`."""
+        rules = {"ingress": ingress, "egress": egress}
+        self._tell("group_rules", group=group, **{way: None if r is None else list(r) for way, r in rules.items()})
+
+    def public_address(self, address: str, *, on: bool = True) -> str:
+        """Give a private IPv4 address a public one, by which the internet reaches it; `on` False takes it away.
+
+        Of the network only: EC2's API and the metadata know nothing of it. Raises SandboxFailure bad-request, unknown.
+        """
+        return self._ask(str, "public_address", address=address, on=on)
+
+    def capture(
+        self, where: str, file: int, *, count: int | None = None, seconds: float | None = None, told: int = 2
+    ) -> Execution:
+        """Write each frame of an ENI, both ways, to the descriptor `file`, as pcap.
+
+        `where`: an ENI's id, a node (its primary ENI) or NODE/DEVICE. It ends after `count` frames or `seconds`, or
+        with its Execution. A line on the descriptor `told` says that it has begun. Raises SandboxFailure `unknown`.
+        """
+        argv = [sys.executable, "-I", "-m", "sandbox.net.pcap", self._ask(str, "port", where=where)]
+        argv += [f"--count={count}"] if count is not None else []
+        argv += [f"--seconds={seconds:g}"] if seconds is not None else []
+        with open(os.devnull, "rb") as nothing:
+            return self.exec("router", argv, files=(nothing.fileno(), file, told))
 
     # --- pods -----------------------------------------------------------------------------------------
 
@@ -290,10 +337,6 @@ class Sandbox:
             ifname=ifname,
             timeout=timeout,
         )
-
-    def fault(self, name: str, value: str = "") -> dict[str, str]:
-        """Set a fault (an empty value clears it); all that are set. Raises `bad-request` naming the known ones."""
-        return self._ask(dict[str, str], "fault", name=name, value=value)
 
     # --- the wire -------------------------------------------------------------------------------------
 

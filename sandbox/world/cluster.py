@@ -6,22 +6,25 @@ pods bound to its node sees what it would see in a cluster.
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sandbox.base.failures import SandboxFailure
+from sandbox.base.shapes import CniError
 from sandbox.ec2.limits import InstanceType
 from sandbox.ec2.records import Instance
-from sandbox.kube.store import Kind, KubeError, Store, timestamp
+from sandbox.kube import metadata
+from sandbox.kube.api import Api
+from sandbox.kube.errors import KubeError
+from sandbox.kube.kinds import Kind
 
 
 class Cluster:
     """Writes to the store; forgiving where somebody else deleted an object meanwhile."""
 
-    def __init__(self, store: Store, now: Callable[[], float], region: str) -> None:
-        self._store = store
-        self._now = now
+    def __init__(self, api: Api, region: str) -> None:
+        self._api = api
+        self._store = api.store
         self._region = region
 
     def add_node(self, name: str, instance: Instance, kind: InstanceType, labels: Mapping[str, str]) -> None:
@@ -38,7 +41,7 @@ class Cluster:
             "topology.kubernetes.io/region": self._region,
             "topology.kubernetes.io/zone": instance.zone,
         }
-        ready = {"type": "Ready", "status": "True", "lastTransitionTime": timestamp(self._now())}
+        ready = {"type": "Ready", "status": "True", "lastTransitionTime": self._store.timestamp()}
         node = {
             "metadata": {"name": name, "labels": {**own, **labels}},
             "spec": {"providerID": f"aws:///{instance.zone}/{instance.instance_id}"},
@@ -60,6 +63,32 @@ class Cluster:
     def remove_node(self, name: str) -> None:
         self._delete("nodes", "", name)
 
+    def node_ready(self, name: str, error: CniError | None) -> None:
+        """The Ready condition after a poll of the runtime; unchanged if it says the same."""
+        said = {
+            "type": "Ready",
+            "status": "True",
+            "reason": "KubeletReady",
+            "message": "kubelet is posting ready status",
+        }
+        if error is not None:
+            text = f"container runtime network not ready: NetworkReady=false message:{error.msg}"
+            said = {"type": "Ready", "status": "False", "reason": "KubeletNotReady", "message": text}
+
+        def change(old: dict[str, Any]) -> dict[str, Any]:
+            status = old.setdefault("status", {})
+            conditions = status.get("conditions") or []
+            now: dict[str, Any] = next((entry for entry in conditions if entry["type"] == "Ready"), {})
+            if now.get("status") != said["status"]:
+                others = [entry for entry in conditions if entry["type"] != "Ready"]
+                status["conditions"] = [*others, {**said, "lastTransitionTime": self._store.timestamp()}]
+            return old
+
+        try:
+            self._store.patch(self._kind("nodes"), "", name, change, "status")
+        except KubeError:
+            return  # the node went meanwhile
+
     def bind_pod(
         self,
         node: str,
@@ -69,7 +98,10 @@ class Cluster:
         annotations: Mapping[str, str],
         port_mappings: Sequence[Mapping[str, Any]],
     ) -> str:
-        """The pod, made unless there, bound to the node; its uid. Raises SandboxFailure exists if bound elsewhere."""
+        """The pod and its namespace, made unless there, bound to the node; its uid.
+
+        Raises SandboxFailure exists if bound elsewhere.
+        """
         ports = [
             {
                 "containerPort": mapping.get("containerPort"),
@@ -79,13 +111,14 @@ class Cluster:
             for mapping in port_mappings
         ]
         pod = {
-            "metadata": {"name": name, "uid": uid or str(uuid.uuid4()), "annotations": dict(annotations)},
+            "metadata": {"name": name, "annotations": dict(annotations)},
             "spec": {"nodeName": node, "containers": [{"name": "main", "image": "sandbox", "ports": ports}]},
             "status": {"phase": "Pending"},
         }
         kind = self._kind("pods")
         try:
-            made = self._store.create(kind, namespace, pod)
+            self._ensure_namespace(namespace)
+            made = self._store.create(kind, namespace, pod, uid=uid)
         except KubeError as error:
             if error.reason != "AlreadyExists":
                 raise SandboxFailure("bad-request", f"pod {namespace}/{name}: {error.text}") from error
@@ -94,13 +127,11 @@ class Cluster:
             if bound and bound != node:
                 raise SandboxFailure("exists", f"pod {namespace}/{name} is bound to {bound}") from error
             if not bound:
-                made = self._store.patch(
-                    kind, namespace, name, lambda old: {**old, "spec": {**old.get("spec", {}), "nodeName": node}}
-                )
+                self._api.bind(namespace, name, {"target": {"kind": "Node", "name": node}})
         return str(made["metadata"]["uid"])
 
     def pod_running(self, namespace: str, name: str, host_ip: str, ips: Sequence[str]) -> None:
-        ready = {"type": "Ready", "status": "True", "lastTransitionTime": timestamp(self._now())}
+        ready = {"type": "Ready", "status": "True", "lastTransitionTime": self._store.timestamp()}
         status = {
             "phase": "Running",
             "hostIP": host_ip,
@@ -128,10 +159,17 @@ class Cluster:
 
     def _delete(self, plural: str, namespace: str, name: str) -> bool:
         try:
-            self._store.delete(self._kind(plural), namespace, name)
+            self._api.garbage.delete(self._kind(plural), namespace, name, grace=0)
         except KubeError:
             return False
         return True
+
+    def _ensure_namespace(self, name: str) -> None:
+        try:
+            self._store.create(self._kind("namespaces"), "", metadata.namespace(name))
+        except KubeError as error:
+            if error.reason != "AlreadyExists":
+                raise
 
 
 def kubeconfig(server: str, node: str) -> dict[str, Any]:

@@ -37,9 +37,16 @@ def serve(folder: Path, tell: int, user_namespace: bool) -> None:
     scenario = parse((folder / place.SCENARIO).read_bytes())
     world = World(folder, scenario, lambda text: daemon.say(tell, step=text))
     world.build()
-    listener = unix_listener(folder, "control.sock")
-    served = _Served(world, user_namespace)
     ended = threading.Event()
+    listen(folder, Served(Requests(world, user_namespace), world), ended)
+    daemon.say(tell, ready=True)
+    os.close(tell)
+    ended.wait()
+
+
+def listen(folder: Path, served: Served, ended: threading.Event) -> None:
+    """Answer on the folder's control socket in threads; `ended` is set by `down`."""
+    listener = unix_listener(folder, "control.sock")
 
     def accept() -> None:
         while True:
@@ -47,12 +54,9 @@ def serve(folder: Path, tell: int, user_namespace: bool) -> None:
             threading.Thread(target=_talk, args=(link, served, ended), daemon=True).start()
 
     threading.Thread(target=accept, name="control", daemon=True).start()
-    daemon.say(tell, ready=True)
-    os.close(tell)
-    ended.wait()
 
 
-def _table(requests: Requests) -> Table:
+def _table(requests: object) -> Table:
     """By name: the shape of the fields, and the method."""
     found: Table = {}
     for name, method in inspect.getmembers(requests, inspect.ismethod):
@@ -64,7 +68,7 @@ def _table(requests: Requests) -> Table:
     return found
 
 
-def _talk(link: socket.socket, served: _Served, ended: threading.Event) -> None:
+def _talk(link: socket.socket, served: Served, ended: threading.Event) -> None:
     lines, then = Lines(link), "go on"
     with link:
         try:
@@ -80,12 +84,12 @@ def _talk(link: socket.socket, served: _Served, ended: threading.Event) -> None:
                 ended.set()
 
 
-class _Served:
-    """What this world answers, from any thread."""
+class Served:
+    """What is answered, from any thread: the public methods of `requests`, and `exec` if there is a world to run in."""
 
-    def __init__(self, world: World, user_namespace: bool) -> None:
+    def __init__(self, requests: object, world: World | None = None) -> None:
         self._world = world
-        self._requests = _table(Requests(world, user_namespace))
+        self._requests = _table(requests)
 
     def answer(self, line: bytes, lines: Lines) -> tuple[dict[str, Any], Then]:
         """The reply, and what follows on it."""
@@ -94,7 +98,7 @@ class _Served:
             do = message.pop("do", None)
             if do == "down":
                 return {"ok": None}, "end"
-            if do == "exec":
+            if do == "exec" and self._world is not None:
                 return {"ok": execute(self._world, msgspec.convert(message, Exec), lines)}, "hang up"
             if do not in self._requests:
                 known = ", ".join(sorted([*self._requests, "exec", "down"]))

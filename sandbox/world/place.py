@@ -23,9 +23,10 @@ from sandbox.base.failures import SandboxFailure
 LOCK: Final = "lock"
 SCENARIO: Final = "scenario.json"
 LOG: Final = "daemon.log"
+TRACE: Final = "trace.jsonl"
 PID: Final = "pid"
 SOCKETS: Final = ("control.sock", "ec2.sock", "kube.sock")
-OURS: Final = (*SOCKETS, PID, LOG, SCENARIO, "nodes", LOCK)
+OURS: Final = (*SOCKETS, PID, LOG, TRACE, SCENARIO, "nodes", LOCK)
 WORDS: Final = b"enid sandbox, format 1: what is in this folder is removed by `up` and by `down --purge`\n"
 # struct flock of fcntl(2): type, whence, start, length, pid; padded as C does. All of the file.
 _FLOCK: Final = struct.Struct("hhqqi0q")

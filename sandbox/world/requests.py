@@ -7,22 +7,39 @@ protocol (client.py is the typed face of it, with the documentation). Everything
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, overload
 
 from sandbox.base import shapes
 from sandbox.base.failures import SandboxFailure
-from sandbox.base.shapes import CniError, Completed, Drop, LedgerEni, Node, Pod, PodAnswer, ProbeReport, Process, Status
+from sandbox.base.shapes import (
+    CniError,
+    Completed,
+    Drop,
+    Node,
+    Pod,
+    PodAnswer,
+    ProbeReport,
+    Process,
+    Rule,
+    Status,
+)
+from sandbox.ec2.errors import Ec2Error
+from sandbox.ec2.records import Permission
 from sandbox.net import internet, netns, probe
-from sandbox.runtime.runtime import PROFILES
+from sandbox.runtime import profiles
 from sandbox.world.processes import base_env, run
 from sandbox.world.scenario import NodeSpec
+from sandbox.world.steer import Steer
 from sandbox.world.world import NodeState, World
 
+PROTOCOLS = ("-1", "tcp", "udp", "icmp", "icmpv6")
 
-class Requests:
-    """The requests; `down` is the socket's own."""
+
+class Requests(Steer):
+    """The requests, with those of `Steer`; `down` is the socket's own."""
 
     def __init__(self, world: World, user_namespace: bool) -> None:
+        super().__init__(world)
         self._world = world
         self._user_namespace = user_namespace
 
@@ -45,6 +62,7 @@ class Requests:
             enis=len(world.truth.enis),
             drops=drops,
             faults=world.switches.current(),
+            branches=world.fabric.branches(),
         )
 
     def node(self, node: str) -> Node:
@@ -61,37 +79,17 @@ class Requests:
     def node_env(self, node: str) -> dict[str, str]:
         return self._world.env(node)
 
-    def ledger(self) -> list[LedgerEni]:
-        return [
-            LedgerEni(
-                eni_id=eni.eni_id,
-                mac=eni.mac,
-                subnet_id=eni.subnet_id,
-                status=eni.status,
-                instance_id=eni.instance_id,
-                node=self._world.name_by_id(eni.instance_id),
-                device=eni.device if eni.attachment else None,
-                card=eni.card if eni.attachment else None,
-                primary_ip=eni.primary_ip,
-                addresses=list(eni.addresses),
-                prefixes=list(eni.prefixes),
-                groups=list(eni.groups),
-                source_dest_check=eni.source_dest_check,
-            )
-            for eni in self._world.enis()
-        ]
-
     def counters(self) -> list[Drop]:
         found = []
         for drop in self._world.router.drops():
             eni_id, node = self._world.fabric.origin_of(drop.port)
-            found.append(Drop(drop.reason, drop.port, eni_id, node, drop.address, drop.packets, drop.bytes))
+            found.append(
+                Drop(drop.reason, drop.port, eni_id, node, drop.address, drop.packets, drop.bytes, drop.direction)
+            )
         return found
 
-    def fault(self, name: str, value: str) -> dict[str, str]:
-        if name:
-            self._world.switches.set(name, value)
-        return self._world.switches.current()
+    def reboot(self, node: str) -> None:
+        self._world.truth.reboot_instance(self._world.state(node).instance_id)
 
     # --- processes ------------------------------------------------------------------------------------
 
@@ -122,6 +120,37 @@ class Requests:
 
     def internet_exec(self, argv: list[str], stdin: bytes, timeout: float) -> Completed:
         return run(netns.path(internet.NAME), argv, base_env(self._world.folder), stdin, timeout)
+
+    def outside_exec(self, name: str, argv: list[str], stdin: bytes, timeout: float) -> Completed:
+        known = [one.name for one in self._world.scenario.outside]
+        if name not in known:
+            raise SandboxFailure(
+                "unknown", f"there is no network {name!r} outside; there are: {', '.join(known) or 'none'}"
+            )
+        return run(netns.path(name), argv, base_env(self._world.folder), stdin, timeout)
+
+    def group_create(self, name: str, ingress: list[Rule], egress: list[Rule]) -> str:
+        truth = self._world.truth
+        vpc_id = next(iter(truth.vpcs))
+        try:
+            return truth.create_group(vpc_id, name, ingress=_rules(ingress), egress=_rules(egress)).group_id
+        except Ec2Error as error:
+            raise SandboxFailure("bad-request", f"group {name}: {error}") from error
+
+    def group_rules(self, group: str, ingress: list[Rule] | None, egress: list[Rule] | None) -> None:
+        try:
+            self._world.truth.set_rules(group, ingress=_rules(ingress), egress=_rules(egress))
+        except Ec2Error as error:
+            raise SandboxFailure("bad-request", f"rules of group {group}: {error}") from error
+
+    def public_address(self, address: str, on: bool) -> str:
+        if on:
+            return self._world.public.give(address)
+        self._world.public.take(address)
+        return ""
+
+    def port(self, where: str) -> str:
+        return self._world.port(where)
 
     def router_exec(self, argv: list[str], stdin: bytes, timeout: float) -> Completed:
         return run(netns.path("router"), argv, base_env(self._world.folder), stdin, timeout)
@@ -173,9 +202,7 @@ class Requests:
         return self._world.state(node).runtime.verb(verb, namespace, name, timeout)
 
     def runtime_profile(self, node: str, profile: str) -> None:
-        if profile not in PROFILES:
-            raise SandboxFailure("bad-request", f"profile {profile!r} is none of {', '.join(PROFILES)}")
-        self._world.state(node).runtime.profile = profile
+        self._world.state(node).runtime.profile = profiles.named(profile)
 
     # --- truth from inside ----------------------------------------------------------------------------
 
@@ -208,3 +235,17 @@ class Requests:
         if targets is not None:
             return targets
         return {f"{pod.namespace}/{pod.name}": pod.netns for pod in self.pods("") if pod.state == "up"}
+
+
+@overload
+def _rules(rules: list[Rule]) -> list[Permission]: ...
+@overload
+def _rules(rules: list[Rule] | None) -> list[Permission] | None: ...
+def _rules(rules: list[Rule] | None) -> list[Permission] | None:
+    if rules is None:
+        return None
+    for rule in rules:
+        if rule.protocol not in PROTOCOLS and not (rule.protocol.isdigit() and int(rule.protocol) <= 255):
+            known = ", ".join(PROTOCOLS)
+            raise SandboxFailure("bad-request", f"rule with protocol {rule.protocol!r}: none of {known}, 0 to 255")
+    return [Permission(r.protocol, r.from_port, r.to_port, tuple(r.cidrs), tuple(r.groups)) for r in rules]

@@ -1,7 +1,7 @@
 """Faults by name, as they are set on a running world (`enid sandbox fault NAME VALUE`).
 
 Each name is one switch with a value in words; an empty value clears it. Rules for single EC2 and metadata calls
-are JSON, with the fields of `faults.Fault`.
+are JSON, with the fields of `faults.Fault`; `enid sandbox fault --file` loads a script of all of these (script.py).
 """
 
 from __future__ import annotations
@@ -13,30 +13,49 @@ from typing import Final
 import msgspec
 
 from sandbox.base.failures import SandboxFailure
+from sandbox.ec2 import rules
 from sandbox.ec2.api import Api
 from sandbox.ec2.faults import Fault
+from sandbox.ec2.imds import Imds
+from sandbox.ec2.imds_tree import Notice
 from sandbox.ec2.truth import Truth
-from sandbox.ec2.views import Delayed
+from sandbox.ec2.views import CHANGES, KINDS, Delayed, Reader
+from sandbox.kube.faults import Rule
 from sandbox.kube.server import Server
 
+_LAG: Final = f"or by kind and change: eni:new=2,gone=5 (kinds: {', '.join(KINDS.values())}; {', '.join(CHANGES)})"
 HELP: Final = {
-    "ec2": "rule or list of rules in JSON: action, when, error, text, status, delay, drop, body, times, chance, caller",
+    "ec2": f"rule or list of rules in JSON: {', '.join(Fault.__struct_fields__)}",
     "throttle": "on: EC2's request buckets apply",
-    "api-lag": "seconds by which Describe calls are late",
-    "imds-lag": "seconds by which the metadata is late",
+    "latency": "on: EC2's calls take as long as they do in AWS",
+    "api-lag": f"seconds by which Describe calls are late, {_LAG}",
+    "imds-lag": f"seconds by which the metadata is late, {_LAG}",
+    "imds-stuck": "how many changes of addresses the metadata misses until the next one of the same ENI; on: all",
+    "imds-hide": "patterns of metadata paths that are not shown, with commas between: meta-data/*/ipv4-prefix",
+    "imds-notice": f"what instances are told of their lives, JSON: {', '.join(Notice.__struct_fields__)}",
     "net-lag": "seconds by which the network is late",
+    "nic-lag": "seconds that a device takes on top to appear after its attachment",
+    "route-lag": "seconds that a device's addresses are not routed after it has appeared",
     "attach-delay": "seconds that an attachment takes",
     "detach-delay": "seconds that a detachment takes",
-    "kube": "hang, away, or slow:SECONDS",
+    "attach-stuck": "how many of the next attachments stay attaching until this is cleared; on: all",
+    "detach-stuck": "how many of the next detachments stay detaching until this is cleared; on: all",
+    "kube": "hang, away, slow:SECONDS, cut (watches and connections, once) or expire (410 for all watches, once)",
+    "kube-rule": "rule or list of rules in JSON: verb, resource, name, user, when, status, text, retry_after, delay, "
+    "drop, events, times, chance",
 }
+MANY: Final = 1e9
 
 
 class Switches:
-    """What is set now, and how to set it."""
+    """What is set now, and how to set it. Without `net` or `server` their switches are refused."""
 
-    def __init__(self, truth: Truth, api: Api, net: Delayed, server: Server) -> None:
+    def __init__(
+        self, truth: Truth, api: Api, imds: Imds, net: Delayed | None = None, server: Server | None = None
+    ) -> None:
         self._truth = truth
         self._api = api
+        self._imds = imds
         self._net = net
         self._kube = server
         self._lock = threading.Lock()
@@ -50,20 +69,9 @@ class Switches:
 
     def set(self, name: str, value: str) -> None:
         """Raises SandboxFailure bad-request naming what is known."""
-        setters: dict[str, Callable[[str], None]] = {
-            "ec2": self._rules,
-            "throttle": self._throttle,
-            "api-lag": lambda text: setattr(self._truth.api, "lag", _seconds(text)),
-            "imds-lag": lambda text: setattr(self._truth.imds, "lag", _seconds(text)),
-            "net-lag": lambda text: setattr(self._net, "lag", _seconds(text)),
-            "attach-delay": lambda text: setattr(self._truth.delays, "attach", _seconds(text)),
-            "detach-delay": lambda text: setattr(self._truth.delays, "detach", _seconds(text)),
-            "kube": self._kubernetes,
-        }
-        if name not in setters:
-            raise SandboxFailure("bad-request", f"fault {name!r} is not known; there are: {', '.join(sorted(setters))}")
+        self.check(name)
         try:
-            setters[name](value)
+            self._setters()[name](value)
         except (ValueError, msgspec.MsgspecError) as error:
             raise SandboxFailure("bad-request", f"fault {name}={value!r}: {error}; it takes {HELP[name]}") from error
         with self._lock:
@@ -71,24 +79,103 @@ class Switches:
                 self._set[name] = value
             else:
                 self._set.pop(name, None)
+        if self._truth.trace.on:
+            self._truth.trace.note("switch", name=name, value=value)
+
+    def check(self, name: str) -> None:
+        """Whether there is such a switch. Raises SandboxFailure bad-request naming those that there are."""
+        setters = self._setters()
+        if name not in setters:
+            raise SandboxFailure("bad-request", f"fault {name!r} is not known; there are: {', '.join(sorted(setters))}")
+
+    def _setters(self) -> dict[str, Callable[[str], None]]:
+        truth = self._truth
+        setters: dict[str, Callable[[str], None]] = {
+            "ec2": self._rules,
+            "throttle": self._throttle,
+            "latency": self._latency,
+            "api-lag": lambda text: self._lag(truth.api, text),
+            "imds-lag": lambda text: self._lag(truth.imds, text),
+            "imds-stuck": self._stick,
+            "imds-hide": self._hide,
+            "imds-notice": lambda text: self._imds.notify(msgspec.json.decode(text, type=Notice) if text else Notice()),
+            "attach-delay": lambda text: self._delay("attach", text),
+            "detach-delay": lambda text: self._delay("detach", text),
+            "attach-stuck": lambda text: self._stuck("attach", text),
+            "detach-stuck": lambda text: self._stuck("detach", text),
+        }
+        if (net := self._net) is not None:
+            setters["net-lag"] = lambda text: setattr(net, "lag", _seconds(text))
+            setters["nic-lag"] = lambda text: setattr(net, "nic_lag", _seconds(text))
+            setters["route-lag"] = lambda text: setattr(net, "route_lag", _seconds(text))
+        if self._kube is not None:
+            setters["kube"] = self._kubernetes
+            setters["kube-rule"] = self._kube_rules
+        return setters
 
     def _rules(self, text: str) -> None:
         if not text:
             self._truth.faults.clear()
             return
-        rules = msgspec.json.decode(text, type=Fault | list[Fault])
-        for rule in rules if isinstance(rules, list) else [rules]:
+        for rule in rules.parse(text):
             self._truth.faults.add(rule)
+
+    def _lag(self, reader: Reader, text: str) -> None:
+        """`3`, or `eni:new=2,gone=5`: what is not named does not lag."""
+        parts = [part.strip().rpartition("=") for part in text.split(",")] if text else []
+        wanted = {
+            ("" if key == "" else f":{key}" if key in CHANGES else key): _seconds(value) for key, _, value in parts
+        }
+        with self._truth.lock:
+            reader.set_lags(wanted)
+
+    def _stick(self, text: str) -> None:
+        with self._truth.lock:
+            self._truth.imds.stick(_count(text))
+
+    def _hide(self, text: str) -> None:
+        self._imds.hidden = rules.check_paths(part.strip() for part in text.split(",")) if text else ()
+
+    def _delay(self, kind: str, text: str) -> None:
+        setattr(self._truth.delays, kind, _seconds(text))
+        if not self._truth.delays.stuck.get(kind):
+            self._truth.hasten(kind, _seconds(text))
+
+    def _stuck(self, kind: str, text: str) -> None:
+        self._truth.delays.stuck[kind] = _count(text)
+        if not text:
+            self._truth.hasten(kind, getattr(self._truth.delays, kind))
+
+    def _kube_rules(self, text: str) -> None:
+        if self._kube is None:
+            raise ValueError("there is no Kubernetes here")
+        if not text:
+            self._kube.faults.clear()
+            return
+        found = msgspec.json.decode(text, type=Rule | list[Rule])
+        for rule in found if isinstance(found, list) else [found]:
+            self._kube.faults.add(rule)
 
     def _throttle(self, text: str) -> None:
         if text not in ("", "on"):
             raise ValueError("neither 'on' nor empty")
         self._api.buckets.on = text == "on"
 
+    def _latency(self, text: str) -> None:
+        if text not in ("", "on"):
+            raise ValueError("neither 'on' nor empty")
+        self._api.latency.on = text == "on"
+
     def _kubernetes(self, text: str) -> None:
         kind, _, rest = text.partition(":")
-        if kind not in ("", "hang", "away", "slow"):
+        if kind not in ("", "hang", "away", "slow", "cut", "expire"):
             raise ValueError("unknown")
+        if self._kube is None:
+            raise ValueError("there is no Kubernetes here")
+        if kind == "cut":
+            self._kube.cut()
+        if kind == "expire":
+            self._kube.store.expire()
         self._kube.set_fault(hang=kind == "hang", away=kind == "away", slow=_seconds(rest) if kind == "slow" else 0.0)
 
 
@@ -97,3 +184,11 @@ def _seconds(text: str) -> float:
     if not 0 <= seconds <= 3600:
         raise ValueError("seconds must be within 0 to 3600")
     return seconds
+
+
+def _count(text: str) -> float:
+    if text in ("", "on"):
+        return MANY if text else 0
+    if not text.isascii() or not text.isdigit() or not int(text):
+        raise ValueError("neither 'on' nor a number from 1")
+    return int(text)

@@ -20,22 +20,26 @@ from pathlib import Path
 from typing import Final
 
 from sandbox.base import http, shapes
+from sandbox.base.clocks import SteeredClock
 from sandbox.base.failures import SandboxFailure
 from sandbox.ec2.api import Api
-from sandbox.ec2.errors import Ec2Error
 from sandbox.ec2.imds import Imds
 from sandbox.ec2.records import Eni, Instance
 from sandbox.ec2.truth import Truth
 from sandbox.ec2.views import Delayed
 from sandbox.kube import server as kube
+from sandbox.kube.scheduler import Scheduler
 from sandbox.kube.store import Store
-from sandbox.net import internet, netns
+from sandbox.net import internet, netns, outside
 from sandbox.net.fabric import Fabric
 from sandbox.net.router import Router
+from sandbox.net.rules import METADATA_ADDRESS6
 from sandbox.runtime.runtime import Runtime
+from sandbox.world import furnish, power
 from sandbox.world.cluster import Cluster, kubeconfig
 from sandbox.world.processes import Processes, base_env, run
 from sandbox.world.scenario import RESERVED_NAMES, NodeSpec, Scenario
+from sandbox.world.script import Script
 from sandbox.world.switches import Switches
 
 EC2_ADDRESS: Final = "198.18.0.2"
@@ -44,16 +48,8 @@ IMDS_ADDRESS: Final = "169.254.169.254"
 STANDARD_PLUGINS: Final = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))
 PROGRAMS: Final = {"ip": "iproute2", "nft": "nftables"}
 TICK_SECONDS: Final = 0.05
-
-
-class WallClock:
-    """Seconds since 1970 that never go back, whatever is done to the machine's clock."""
-
-    def __init__(self) -> None:
-        self._offset = time.time() - time.monotonic()
-
-    def now(self) -> float:
-        return time.monotonic() + self._offset
+POLL_SECONDS: Final = 5.0  # the kubelet's, of the runtime's status
+POLL_TIMEOUT: Final = 5.0
 
 
 @dataclass
@@ -78,20 +74,27 @@ class World:
         self._nodes: dict[str, NodeState] = {}
         self._names: dict[str, str] = {}
         self._subnet_ids: list[str] = []
-        self.clock = WallClock()
+        self.clock = SteeredClock()
         self.started = self.clock.now()
         self.truth = Truth(self.clock, random.Random(scenario.seed), region=scenario.region)
         self.router = Router()
         self.fabric = Fabric(self.truth, self.router, self)
+        self.public = internet.PublicAddresses(self.router.nft)
         self.net = Delayed(self.fabric, self.clock)
         self.truth.subscribe(self.net)
-        self.api = Api(self.truth)
-        self.imds = Imds(self.truth)
-        self.store = Store(self.clock.now)
-        self.cluster = Cluster(self.store, self.clock.now, scenario.region)
+        self.api = Api(self.truth, sleep=self.clock.sleep)
+        self.api.iam.add_key(furnish.KEY, "root")
+        self.imds = Imds(self.truth, sleep=self.clock.sleep)
+        self.store = Store(self.clock, random.Random(scenario.seed))
         self.kube = kube.Server(self.store)
+        self.cluster = Cluster(self.kube.api, scenario.region)
+        self.scheduler = Scheduler(self.kube.api)
         self.processes = Processes()
-        self.switches = Switches(self.truth, self.api, self.net, self.kube)
+        self.switches = Switches(self.truth, self.api, self.imds, self.net, self.kube)
+        self.script = Script(self.truth, self.switches)
+        self.truth.rebooted = lambda instance_id: power.reboot(self, instance_id)
+        self.api.called = self.imds.called = self.script.called
+        self.api.interference.kill = self.imds.interference.kill = lambda who, name: power.kill(self, who, name)
 
     def build(self) -> None:
         """Everything up. Raises SandboxFailure."""
@@ -101,34 +104,23 @@ class World:
         self._step("router and internet host")
         netns.pin_own("router")
         self.router.set_up()
+        self.fabric.set_up()
         internet.set_up()
+        for number, one in enumerate(self.scenario.outside, 1):
+            outside.plug(outside.Outside(one.name, one.kind, f"o-{one.name}", one.blocks), number)
         self._step("VPC; EC2, metadata and Kubernetes servers")
-        mine = f"kubernetes.io/cluster/{self.scenario.cluster_name}"
-        try:
-            for kind in self.scenario.types:
-                self.truth.types.register(kind.name, enis=kind.enis, ipv4=kind.ipv4_per_eni)
-            vpc = self.truth.create_vpc([self.scenario.vpc_cidr], tags={"Name": self.scenario.cluster_name})
-            for index, subnet in enumerate(self.scenario.subnets):
-                tags = {"Name": f"subnet-{index + 1}", mine: "shared"}
-                zone = self.scenario.region + subnet.zone
-                self._subnet_ids.append(self.truth.create_subnet(vpc.vpc_id, subnet.cidr, zone, tags=tags).subnet_id)
-        except (Ec2Error, ValueError) as error:
-            raise SandboxFailure("bad-request", f"scenario: {error}") from error
+        self._subnet_ids += furnish.furnish(self.truth, self.scenario)
         self._serve()
         threading.Thread(target=self._tick, name="tick", daemon=True).start()
+        threading.Thread(target=self._poll, name="poll", daemon=True).start()
         for node in self.scenario.nodes:
             self._step(f"node {node.name} ({node.instance_type})")
             self.launch(node)
 
     def launch(self, spec: NodeSpec) -> None:
         """One more instance, with its Node object. Raises SandboxFailure."""
-        tags = {"Name": spec.name, f"kubernetes.io/cluster/{self.scenario.cluster_name}": "owned"}
-        try:
-            kind = self.truth.types.get(spec.instance_type)
-            subnet_id = self._subnet_ids[spec.subnet]
-            instance = self.truth.run_instance(spec.instance_type, subnet_id, hop_limit=spec.hop_limit, tags=tags)
-        except Ec2Error as error:
-            raise SandboxFailure("bad-request", f"node {spec.name}: {error}") from error
+        instance = furnish.launch(self.truth, self.scenario, self._subnet_ids, spec)
+        kind = self.truth.types.get(spec.instance_type)
         try:
             self.cluster.add_node(spec.name, instance, kind, spec.labels)
         except SandboxFailure:
@@ -149,6 +141,12 @@ class World:
     def states(self) -> list[NodeState]:
         with self._lock:
             return list(self._nodes.values())
+
+    def tick(self) -> None:
+        """Do what is due by the clock."""
+        self.truth.tick()
+        self.net.tick()
+        self.script.tick()
 
     def enis(self) -> list[Eni]:
         """All ENIs of the truth, as of now."""
@@ -184,14 +182,20 @@ class World:
             self.cluster.pod_gone(pod.namespace, pod.name)
         self.cluster.remove_node(name)
 
+    def instance_stopped(self, instance: Instance) -> None:
+        name = self.name_by_id(instance.instance_id)
+        self.processes.forget_node(name)
+        for pod in self.state(name).runtime.abandon():
+            self.cluster.pod_gone(pod.namespace, pod.name)
+
     def env(self, node: str) -> dict[str, str]:
         """What a daemon of this node needs."""
         folder = self.state(node).folder
         return {
             "AWS_ENDPOINT_URL_EC2": f"http://{EC2_ADDRESS}",
             "AWS_EC2_METADATA_SERVICE_ENDPOINT": f"http://{IMDS_ADDRESS}",
-            "AWS_ACCESS_KEY_ID": "AKIASANDBOX000000000",
-            "AWS_SECRET_ACCESS_KEY": "sandbox",
+            "AWS_ACCESS_KEY_ID": furnish.KEY.access_key,
+            "AWS_SECRET_ACCESS_KEY": furnish.KEY.secret,
             "AWS_REGION": self.scenario.region,
             # What boto3 and botocore read; every other SDK reads the one above.
             "AWS_DEFAULT_REGION": self.scenario.region,
@@ -207,11 +211,12 @@ class World:
         }
 
     def standing(self, where: str) -> tuple[str, dict[str, str]]:
-        """Namespace path and environment of a command. `where`: a node, NODE/NAMESPACE/POD, `internet` or `router`.
+        """Namespace path and environment of a command. `where`: a node, NODE/NAMESPACE/POD, `internet`, `router` or the
+        name of a network outside.
 
         Raises SandboxFailure unknown.
         """
-        if where in RESERVED_NAMES:
+        if where in RESERVED_NAMES or any(where == one.name for one in self.scenario.outside):
             return netns.path(where), base_env(self.folder)
         node, *pod = where.split("/")
         state = self.state(node)
@@ -220,6 +225,24 @@ class World:
         if len(pod) != 2:
             raise SandboxFailure("unknown", f"{where!r} is no node, NODE/NAMESPACE/POD, internet or router")
         return state.runtime.find(pod[0], pod[1]).netns, base_env(self.folder)
+
+    def port(self, where: str) -> str:
+        """The router's interface of an ENI: its id, NODE (the primary one) or NODE/DEVICE.
+
+        Raises SandboxFailure unknown.
+        """
+        if where.startswith("eni-"):
+            if found := self.fabric.port_of(where):
+                return found
+            raise SandboxFailure("unknown", f"ENI {where} is not plugged in")
+        node, _, device = where.partition("/")
+        nics = self.fabric.nics(self.state(node).instance_id)
+        for nic in nics:
+            if device in ("", nic.ifname):
+                return nic.port
+        raise SandboxFailure(
+            "unknown", f"node {node} has no device {device!r}; there are: {' '.join(nic.ifname for nic in nics)}"
+        )
 
     def _prepare(self, name: str, instance: Instance) -> NodeState:
         folder = self.folder / "nodes" / name
@@ -235,31 +258,47 @@ class World:
         def run_plugin(argv: Sequence[str], extra: Mapping[str, str], stdin: bytes, timeout: float) -> shapes.Completed:
             return run(netns.path(name), argv, extra, stdin, timeout)
 
-        runtime = Runtime(name, folder, base_env(folder), run_plugin, random.Random(self._rng.getrandbits(64)))
+        rng = random.Random(self._rng.getrandbits(64))
+        profile = next((node.runtime for node in self.scenario.nodes if node.name == name), "spec")
+        runtime = Runtime(name, folder, base_env(folder), run_plugin, self.clock, rng, profile)
         return NodeState(name, instance.instance_id, folder, runtime)
 
     # --- servers --------------------------------------------------------------------------------------
 
     def _serve(self) -> None:
         http.serve(_tcp(EC2_ADDRESS), self.api, "ec2")
-        http.serve(unix_listener(self.folder, "ec2.sock"), self.api, "ec2-unix")
+        http.serve(unix_listener(self.folder, "ec2.sock"), self.api.unsigned, "ec2-unix")
         http.serve(_tcp(IMDS_ADDRESS), self.imds, "imds")
+        if self.scenario.imds_ipv6:
+            http.serve(_tcp(METADATA_ADDRESS6), self.imds, "imds6")
         self.kube.serve(_tcp(KUBE_ADDRESS))
         self.kube.serve(unix_listener(self.folder, "kube.sock"))
+        self.scheduler.start()
 
     def _tick(self) -> None:
         while True:
             time.sleep(TICK_SECONDS)
             try:
-                self.truth.tick()
-                self.net.tick()
+                self.tick()
             except Exception:
                 # The clock must go on; what failed is in the log and shows in the state.
                 traceback.print_exc()
 
+    def _poll(self) -> None:
+        """The kubelets' part where a runtime asks plugins for their status: the node's Ready condition."""
+        while True:
+            time.sleep(POLL_SECONDS)
+            for state in self.states():
+                if not state.runtime.profile.polls_status:
+                    continue
+                try:
+                    self.cluster.node_ready(state.name, state.runtime.poll(POLL_TIMEOUT))
+                except Exception:
+                    traceback.print_exc()
+
 
 def _tcp(address: str) -> socket.socket:
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((address, 80))
     return listener

@@ -22,8 +22,10 @@ import pytest
 
 from sandbox.face.client import Sandbox
 from sandbox.world.scenario import NodeSpec, Scenario, TypeSpec
-from tests.sandbox.ec2_kit import check, make_account
+from tests.sandbox.ec2_kit import check, make_account, signed
 from tests.sandbox.manager_bench import Bench
+
+SIGNED = ("--aws-sigv4", "aws:amz:us-west-2:ec2", "--user", "key:secret")  # how curl signs a call of EC2
 
 WIRE = """#!/bin/sh
 # A plugin that is told what to do by files beside it; see conftest.py.
@@ -137,7 +139,7 @@ def ec2(world: Sandbox, action: str, **members: object) -> ET.Element:
     body = urllib.parse.urlencode({"Action": action, "Version": "2016-11-15", **fields})
     link = _Unix(world.folder / "ec2.sock")
     try:
-        link.request("POST", "/", body, {"Content-Type": "application/x-www-form-urlencoded"})
+        link.request("POST", "/", body, signed("http://localhost/", body))
         answer = link.getresponse()
         text = answer.read().decode()
     finally:

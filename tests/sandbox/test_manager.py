@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, cast
 
 import pytest
+from msgspec import structs
 
 from sandbox.ec2.faults import Fault
 from tests.sandbox.fake_agent import FakeAgent
@@ -146,7 +146,7 @@ ACTIONS = [
     ids=["lost", "lost-after", "nonsense", "internal", "throttled"],
 )
 def test_every_pod_gets_its_address_whatever_ec2_does(b: Bench, action: str, fault: Fault) -> None:
-    b.a.truth.faults.add(replace(fault, action=action))
+    b.a.truth.faults.add(structs.replace(fault, action=action))
     b.start(warm_ip_target=1)
     b.agent.add_pods(20)
     b.served(60, pace=0.5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import random
 import socket
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from core.errors import KubeAway, KubeError
 from sandbox.kube.server import Server
 from sandbox.kube.store import Store
 from sandbox.world.cluster import kubeconfig
+from tests.sandbox.ec2_kit import HandClock
 from tests.unit.test_deadline import in_time, trickling
 
 
@@ -35,7 +37,7 @@ def client(tmp_path: Path, url: str) -> Kube:
 
 @pytest.fixture
 def server() -> Iterator[tuple[Store, str]]:
-    store = Store()
+    store = Store(HandClock(), random.Random(1))
     made = Server(store)
     listener = socket.create_server(("127.0.0.1", 0))
     made.serve(listener)

@@ -20,7 +20,7 @@ from sandbox.face import lifetime
 from sandbox.face.client import Sandbox, default_folder
 from sandbox.world import place, scenario
 from sandbox.world.scenario import NodeSpec, Scenario, SubnetSpec
-from tests.sandbox.conftest import until
+from tests.sandbox.conftest import SIGNED, until
 
 root = pytest.mark.root
 SMALL = Scenario.simple(1)
@@ -258,6 +258,7 @@ def test_faults_are_set_shown_and_cleared(folder: Path) -> None:
             "/dev/null",
             "-w",
             "%{http_code}",
+            *SIGNED,
             "http://198.18.0.2/?Action=DescribeVpcs&Version=2016-11-15",
         ]
         assert [world.node_exec("node-1", ask).text for _ in range(2)] == ["503", "200"]
@@ -388,7 +389,7 @@ def test_unprivileged_user_gets_two_nodes_that_ping(tmp_path: Path, tmp_path_fac
         if made.returncode != 0 or not packages.is_dir():
             pytest.skip(f"needs a {version} in /usr/bin that any user may run")
         (packages / "all.pth").write_text("\n".join(entry for entry in sys.path if entry.endswith("-packages")))
-        (packages / "checkout.pth").write_text(str(Path(lifetime.__file__).parent.parent))
+        (packages / "checkout.pth").write_text(str(Path(lifetime.__file__).parents[2]))
         code = f"""
             from sandbox.face.client import Sandbox
             from sandbox.world.scenario import Scenario

@@ -118,7 +118,7 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
 
 def test_every_failure_that_is_raised_has_a_remedy_of_its_own() -> None:
     raised: set[str] = set()
-    for file in Path(failures.__file__).parent.glob("*.py"):
+    for file in Path(failures.__file__).parents[1].rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "SandboxFailure":
                 code = node.args[0]
@@ -150,3 +150,15 @@ def test_the_shell_completes_what_there_is(world: Sandbox, fresh: Node, tmp_path
     assert world.pod_delete(fresh.name, "cli", "web").ok
     assert complete(world.folder, "fault", "net-l") == ["net-lag"]
     assert complete(tmp_path, "exec", "no") == []
+
+
+@pytest.mark.root
+def test_drops_are_shown_with_their_reasons(world: Sandbox, nodes: list[Node]) -> None:
+    assert world.internet_exec(["ping", "-c1", "-W1", world.node("node-2").primary_ip]).rc != 0
+    rows = json.loads(call(world.folder, "drops", "-o", "json").stdout)
+    found = [row for row in rows if (row["reason"], row["port"]) == ("unknown", "internet0")]
+    assert [row["packets"] > 0 for row in found] == [True]
+    assert "internet0" in call(world.folder, "drops").stdout
+    status = call(world.folder, "status").stdout
+    assert "unknown" in next(line for line in status.splitlines() if line.startswith("drops:"))
+    assert "branches:" in status

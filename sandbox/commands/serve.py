@@ -1,0 +1,60 @@
+"""`enid sandbox serve`: EC2 and the metadata behind HTTP, without a network, root or namespaces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import msgspec
+
+from sandbox.commands import output as out
+from sandbox.world import endpoint, scenario, script
+from sandbox.world.scenario import Scenario
+
+
+@click.command(cls=out.Command)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port of EC2.  [default: a free one]")
+@click.option("--nodes", type=click.IntRange(0, 1000), default=1, show_default=True, help="How many nodes.")
+@click.option("--type", "instance_type", default="m5.large", show_default=True, help="Instance type of the nodes.")
+@click.option("--seed", type=int, default=1, show_default=True, help="All ids and MACs follow from it.")
+@click.option(
+    "--scenario",
+    "file",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Scenario file (JSON) instead of nodes, type and seed.",
+)
+@click.option(
+    "--faults", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="Script of faults to begin with."
+)
+@out.output_option
+@click.pass_obj
+def serve(
+    folder: Path,
+    host: str,
+    port: int,
+    nodes: int,
+    instance_type: str,
+    seed: int,
+    file: Path | None,
+    faults: Path | None,
+    output: str,
+) -> None:
+    """Serve EC2 and the metadata on ports of this machine until Ctrl-C or `down`; prints the endpoints.
+
+    One port for EC2, one for the metadata of each node, by which it is known who asks.
+    """
+    wanted = scenario.parse(file.read_bytes()) if file else Scenario.simple(nodes, instance_type, seed=seed)
+    steps = script.parse(faults.read_bytes()) if faults else []
+    served = endpoint.Endpoint(folder, wanted, host=host, port=port)
+    served.script.load(steps)
+    if output == "json":
+        click.echo(msgspec.json.encode({"ec2": served.url, "metadata": served.metadata}))
+    else:
+        click.echo(f"AWS_ENDPOINT_URL_EC2={served.url}")
+        for name, url in served.metadata.items():
+            click.echo(f"AWS_EC2_METADATA_SERVICE_ENDPOINT={url}  # {name}")
+    endpoint.wait(served)
+
+
+COMMANDS = (serve,)

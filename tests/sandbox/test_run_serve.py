@@ -1,0 +1,180 @@
+"""EC2 and the metadata behind HTTP in real time, without namespaces: `enid sandbox serve` and its commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+from click.testing import CliRunner
+
+from sandbox.base.failures import SandboxFailure
+from sandbox.commands.main import sandbox
+from sandbox.face.client import Sandbox
+from sandbox.world import place
+from tests.sandbox.conftest import until
+from tests.sandbox.ec2_kit import make_client
+
+SCENARIO = {"nodes": [{"name": "blue"}, {"name": "green", "subnet": 1}], "seed": 5}
+
+
+class Served:
+    """A running `enid sandbox serve`, as its own process, as nobody in particular."""
+
+    def __init__(self, folder: Path, *words: str) -> None:
+        self.folder = folder
+        argv = [sys.executable, "-c", "from sandbox.commands.main import sandbox; sandbox()"]
+        self.process = subprocess.Popen(
+            [*argv, "--dir", str(folder), "serve", "-o", "json", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            cwd=Path(__file__).parents[2],
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise AssertionError(self.end()[1])
+        self.said: dict[str, Any] = json.loads(line)
+        self.ec2 = make_client(self.said["ec2"])
+
+    def end(self) -> tuple[int, str]:
+        """Exit status and standard error, after its end."""
+        _, err = self.process.communicate(timeout=20)
+        return self.process.returncode, err.decode()
+
+    def call(self, *words: str) -> Any:
+        """`enid sandbox WORDS -o json`, decoded."""
+        done = CliRunner().invoke(sandbox, ["--dir", str(self.folder), *words, "-o", "json"])
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+    def metadata(self, node: str, path: str) -> str:
+        base = self.said["metadata"][node]
+        headers = {"X-aws-ec2-metadata-token-ttl-seconds": "60"}
+        put = urllib.request.Request(f"{base}/latest/api/token", method="PUT", headers=headers)
+        with urllib.request.urlopen(put, timeout=10) as answer:
+            token = answer.read().decode()
+        get = urllib.request.Request(f"{base}/latest/{path}", headers={"X-aws-ec2-metadata-token": token})
+        try:
+            with urllib.request.urlopen(get, timeout=10) as answer:
+                return str(answer.read().decode())
+        except urllib.error.HTTPError as error:
+            return str(error.code)
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    (tmp_path / "scenario.json").write_text(json.dumps(SCENARIO))
+    made = Served(tmp_path / "s", "--scenario", str(tmp_path / "scenario.json"))
+    yield made
+    made.process.kill()
+    made.end()
+
+
+def test_two_nodes_two_kinds_of_endpoint(served: Served) -> None:
+    seen = {node: served.metadata(node, "meta-data/instance-id") for node in ("blue", "green")}
+    listed = [r["Instances"][0] for r in served.ec2.describe_instances()["Reservations"]]
+    named = {instance["Tags"][0]["Value"]: instance["InstanceId"] for instance in listed}
+    assert named == seen
+    status = served.call("status")
+    assert {node["name"]: node["instance_id"] for node in status["nodes"]} == seen
+    assert status["enis"] == len(served.call("ledger")) == 2
+    with pytest.raises(SandboxFailure, match="no data plane"):
+        Sandbox.connect(served.folder).counters()
+
+
+def test_faults_from_a_file_and_one_by_one(served: Served, tmp_path: Path) -> None:
+    file = tmp_path / "faults.json"
+    steps = [
+        {"rule": {"action": "DescribeVpcs", "error": "RequestLimitExceeded", "times": 2}},
+        {"set": "api-lag", "to": "eni:new=1000"},
+        {"after": "DescribeSubnets", "calls": 2, "change": {"do": "tag", "key": "touched", "value": "yes"}},
+    ]
+    file.write_text(json.dumps(steps))
+    found = served.call("fault", "--file", str(file))
+    assert found["rules"] == [{"id": "f1", "rule": {**steps[0]["rule"]}, "hits": 0, "left": 2}]  # type: ignore[dict-item]
+    assert [one["id"] for one in found["waiting"]] == ["s1"]
+    with pytest.raises(ClientError, match="RequestLimitExceeded"):
+        served.ec2.describe_vpcs()
+    for _ in range(2):
+        served.ec2.describe_subnets()
+    found = served.call("fault")
+    assert (found["rules"][0]["hits"], found["waiting"]) == (1, [])
+    enis = served.ec2.describe_network_interfaces()["NetworkInterfaces"]
+    assert [tag for eni in enis for tag in eni["TagSet"]] == [{"Key": "touched", "Value": "yes"}]
+    assert served.call("fault", "--clear", "f1")["rules"] == []
+    served.ec2.describe_vpcs()
+    assert served.call("fault", "--clear", "*")["switches"] == {"hits:DescribeVpcs": "1"}
+
+
+def test_a_bad_file_is_refused_by_name(served: Served, tmp_path: Path) -> None:
+    file = tmp_path / "faults.json"
+    file.write_text('[{"rule": {"action": "DescribeVpc", "delay": 1}}]')
+    done = CliRunner().invoke(sandbox, ["--dir", str(served.folder), "fault", "--file", str(file)])
+    assert done.exit_code == 2
+    assert "script, step 1: fault: action 'DescribeVpc' fits no simulated action; near: DescribeVpcs" in done.stderr
+
+
+def test_time_stopped_and_advanced(served: Served) -> None:
+    """A lag of a thousand seconds is over at once, where the world's clock says so, and never while it stands."""
+    stopped = served.call("time", "--rate", "0")
+    assert stopped["rate"] == 0
+    assert served.call("time")["now"] == stopped["now"]
+    served.call("fault", "imds-lag", "1000")
+    eni = served.call("ledger")[0]
+    served.ec2.assign_private_ip_addresses(NetworkInterfaceId=eni["eni_id"], SecondaryPrivateIpAddressCount=1)
+    path = f"meta-data/network/interfaces/macs/{eni['mac']}/local-ipv4s"
+    assert served.metadata("blue", path) == eni["primary_ip"]
+    assert served.call("time", "--advance", "1000")["now"] == stopped["now"] + 1000
+    assert len(served.metadata("blue", path).split()) == 2
+    for words in (["--rate", "-1"], ["--advance", "-5"]):
+        done = CliRunner().invoke(sandbox, ["--dir", str(served.folder), "time", *words])
+        assert (done.exit_code, "time: " in done.stderr) == (2, True)
+
+
+def test_what_an_instance_is_told_of_its_life(served: Served) -> None:
+    assert served.metadata("blue", "meta-data/spot/instance-action") == "404"
+    served.call("fault", "imds-notice", '{"instance": "blue", "life_cycle": "spot", "spot_action": "terminate"}')
+    told = json.loads(served.metadata("blue", "meta-data/spot/instance-action"))
+    assert told["action"] == "terminate"
+    assert served.metadata("blue", "meta-data/spot/termination-time") == told["time"]
+    assert served.metadata("green", "meta-data/instance-life-cycle") == "on-demand"
+
+
+def test_a_trace_is_written(served: Served) -> None:
+    world = Sandbox.connect(served.folder)
+    file = world.trace(True)
+    served.ec2.describe_vpcs()
+    world.trace(False)
+    served.ec2.describe_vpcs()
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [(line["kind"], line["action"]) for line in lines] == [("ec2", "DescribeVpcs")]
+
+
+def test_its_life(served: Served, tmp_path: Path) -> None:
+    """Two do not share a folder; `down` ends it and another may follow; one that was killed leaves no trouble."""
+    again = CliRunner().invoke(sandbox, ["--dir", str(served.folder), "serve"])
+    assert (again.exit_code, "runs in" in again.stderr) == (1, True)
+    taken = served.said["ec2"].rpartition(":")[2]
+    other = CliRunner().invoke(sandbox, ["--dir", str(tmp_path / "t"), "serve", "--port", taken])
+    assert (other.exit_code, "Address already in use" in other.stderr) == (2, True)
+    assert CliRunner().invoke(sandbox, ["--dir", str(served.folder), "down"]).exit_code == 0
+    assert served.end() == (0, "")
+    assert not place.running(served.folder)
+    second = Served(served.folder)
+    second.process.kill()
+    second.end()
+    until(lambda: not place.running(served.folder), "the lock is free")
+    third = Served(served.folder)
+    assert third.said["ec2"]
+    third.process.kill()
+    third.end()
