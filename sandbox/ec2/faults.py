@@ -19,7 +19,7 @@ import msgspec
 
 from sandbox.base.trace import Trace
 from sandbox.ec2 import errors
-from sandbox.ec2.foreign import Change
+from sandbox.ec2.changes import Change
 from sandbox.ec2.views import Clock
 
 When = Literal["before", "after"]

@@ -15,8 +15,8 @@ from typing import Any, get_type_hints
 import msgspec
 
 from sandbox.base.failures import REMEDIES
+from sandbox.ec2.changes import Change
 from sandbox.ec2.faults import Fault
-from sandbox.ec2.foreign import Change
 from sandbox.ec2.imds_tree import PATHS, Notice
 from sandbox.world import scenario
 from sandbox.world.script import Step
@@ -143,7 +143,7 @@ def _type(hint: Any) -> str:
     if isinstance(hint, type) and not getattr(hint, "__args__", None):
         return hint.__name__
     text = str(hint).replace("typing.", "")
-    for prefix in ("sandbox.world.scenario.", "sandbox.ec2.faults.", "sandbox.ec2.foreign."):
+    for prefix in ("sandbox.world.scenario.", "sandbox.ec2.faults.", "sandbox.ec2.changes."):
         text = text.replace(prefix, "")
     return f"`{text}`"
 

@@ -21,11 +21,12 @@ import msgspec
 
 from sandbox.base.failures import SandboxFailure
 from sandbox.base.wire import Lines, send
-from sandbox.world import daemon, place
+from sandbox.world import place
 from sandbox.world.attended import Exec, execute
 from sandbox.world.replies import ReplyError
 from sandbox.world.requests import Requests
 from sandbox.world.scenario import parse
+from sandbox.world.telling import say
 from sandbox.world.world import World, unix_listener
 
 Then: TypeAlias = Literal["go on", "hang up", "end"]
@@ -35,11 +36,11 @@ Table: TypeAlias = dict[str, tuple[type[msgspec.Struct], Callable[..., object]]]
 def serve(folder: Path, tell: int, user_namespace: bool) -> None:
     """Build the world, say when it is ready, and serve until `down`. Raises SandboxFailure if it cannot be built."""
     scenario = parse((folder / place.SCENARIO).read_bytes())
-    world = World(folder, scenario, lambda text: daemon.say(tell, step=text))
+    world = World(folder, scenario, lambda text: say(tell, step=text))
     world.build()
     ended = threading.Event()
     listen(folder, Served(Requests(world, user_namespace), world), ended)
-    daemon.say(tell, ready=True)
+    say(tell, ready=True)
     os.close(tell)
     ended.wait()
 

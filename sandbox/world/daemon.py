@@ -14,7 +14,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
-import json
 import os
 import select
 import signal
@@ -26,6 +25,7 @@ from typing import Final, NoReturn
 from sandbox.base.failures import SandboxFailure
 from sandbox.net import netns
 from sandbox.world import place
+from sandbox.world.telling import say
 
 PR_SET_PDEATHSIG: Final = 1
 PR_SET_NAME: Final = 15
@@ -62,14 +62,6 @@ def _fresh_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM, signal.SIGTSTP):
         signal.signal(number, signal.SIG_DFL)
-
-
-def say(tell: int, **message: object) -> None:
-    """One line to whoever waits for the world to be up; fine if nobody does any more."""
-    try:
-        os.write(tell, json.dumps(message).encode() + b"\n")
-    except OSError:
-        pass
 
 
 def _outer(folder: Path, tell: int, lifeline: int) -> NoReturn:

@@ -10,16 +10,38 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from sandbox.base.failures import SandboxFailure
 from sandbox.net import netns
+from sandbox.net.fabric import Fabric
+from sandbox.runtime.runtime import Runtime
+from sandbox.world.cluster import Cluster
+from sandbox.world.processes import Processes
 
-if TYPE_CHECKING:
-    from sandbox.world.world import World
+
+class Node(Protocol):
+    """One that runs."""
+
+    instance_id: str
+    runtime: Runtime
 
 
-def reboot(world: World, instance_id: str) -> None:
+class Nodes(Protocol):
+    """The world, as far as it is needed here."""
+
+    fabric: Fabric
+    cluster: Cluster
+    processes: Processes
+
+    def name_by_id(self, instance_id: str) -> str:
+        """The node's name, empty if there is none."""
+
+    def state(self, node: str) -> Node:
+        """Raises SandboxFailure unknown."""
+
+
+def reboot(world: Nodes, instance_id: str) -> None:
     """A node by its instance; fine if there is none."""
     node = world.name_by_id(instance_id)
     if not node:
@@ -35,7 +57,7 @@ def reboot(world: World, instance_id: str) -> None:
     world.fabric.restart(state.instance_id)
 
 
-def kill(world: World, instance_id: str, name: str) -> None:
+def kill(world: Nodes, instance_id: str, name: str) -> None:
     """SIGKILL for the process that was spawned by this name on the instance's node; fine if there is none."""
     with suppress(SandboxFailure):
         world.processes.signal(world.name_by_id(instance_id), name, signal.SIGKILL)

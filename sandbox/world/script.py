@@ -25,9 +25,9 @@ import msgspec
 
 from sandbox.base.failures import SandboxFailure
 from sandbox.ec2 import foreign, rules
+from sandbox.ec2.changes import Change
 from sandbox.ec2.errors import Ec2Error
 from sandbox.ec2.faults import Fault, Standing
-from sandbox.ec2.foreign import Change
 from sandbox.ec2.truth import Truth
 from sandbox.world.switches import Switches
 
