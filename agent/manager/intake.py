@@ -102,12 +102,18 @@ class Intake:
     def apply(self, enis: Sequence[Ec2Eni], asked: float, *, first: bool) -> None:
         """Take in one answer, asked for at `asked`. `first`: of this life."""
         state = self._state
-        attached_before = set(state.managed) | set(state.others)
+        others_before = state.others
+        attached_before = {m.eni_id for m in state.managed.values() if not m.detaching} | set(others_before)
         state.others, state.strangers = {}, set()
         outside: dict[str, _Found] = {}
         for eni in enis:
             attachment = eni.attachment
-            if attachment is None or attachment.status in ("detaching", "detached") or eni.eni_id in state.leaving:
+            if attachment is None or attachment.status == "detached" or eni.eni_id in state.leaving:
+                continue
+            if attachment.status == "detaching":
+                # What we have removed is gone, though an answer that lags shows it; any other has its slot still.
+                if eni.eni_id in others_before or not state.memory.eni_rests(eni.eni_id, asked):
+                    self._detaching(eni)
                 continue
             if eni.eni_id in state.managed:
                 self._refresh(state.managed[eni.eni_id], eni, attachment, asked)
@@ -131,15 +137,29 @@ class Intake:
         state.unplaced &= set(outside)
         self._failed.forget_all_but(set(outside))
         self.tick(self._tools.clock.now())
-        if attached_before - set(state.managed) - set(state.others):
+        if attached_before - {m.eni_id for m in state.managed.values() if not m.detaching} - set(state.others):
             # A slot has come free: what EC2 refused for want of one may be tried again.
             state.grow.worked(CREATE)
-        seen = {eni.eni_id for eni in enis}
+        # An ENI that is being taken away gives nothing out, as if EC2 did not show it any more.
+        seen = {eni.eni_id for eni in enis if eni.attachment is None or eni.attachment.status != "detaching"}
         self._compare(seen, asked)
         self._forget_gone(seen, asked)
         released = {m.eni_id for m in state.managed.values() if not m.ours}
         self._tools.account.facts["unmanaged"] = sorted(state.strangers | released)
         state.memory.forget(self._tools.clock.now())
+
+    def _detaching(self, eni: Ec2Eni) -> None:
+        """Somebody takes an ENI away: its slot and its index are not free before that has ended."""
+        state = self._state
+        state.others[eni.eni_id] = eni
+        managed = state.managed.get(eni.eni_id)
+        if managed is None:
+            if not self._owner.manages(eni, self._tools.settings.manage_untagged_eni):
+                state.strangers.add(eni.eni_id)
+        elif not managed.detaching:
+            log.warning("%s is being detached by somebody else: it takes no new pods", eni.eni_id)
+            managed.detaching = True
+            self._pool.tell(managed)
 
     def _usable(self, eni: Ec2Eni, attachment: Attachment, asked: float, ours: bool) -> bool:
         """Whether an attached ENI comes into the pool. One that is not ours does as long as pods live on it."""
@@ -158,7 +178,7 @@ class Intake:
     def _refresh(self, managed: ManagedEni, eni: Ec2Eni, attachment: Attachment, asked: float) -> None:
         was_open = managed.open
         managed.eni, managed.attachment = eni, attachment
-        managed.lost = False
+        managed.lost = managed.detaching = False
         managed.allowed = self._pool.allowed(eni.subnet_id)
         managed.ours = managed.primary or self._owner.manages(eni, self._tools.settings.manage_untagged_eni)
         if managed.open != was_open:
@@ -215,7 +235,7 @@ class Intake:
         state, pool = self._state, self._pool
         managed = {m.eni_id: m for m in state.managed.values()}
         ec2 = {eni_id: one.held if eni_id in seen else set() for eni_id, one in managed.items()}
-        aside = set(state.leaving) | set(state.others) | {m.eni_id for m in managed.values() if m.busy}
+        aside = set(state.leaving) | (set(state.others) - set(managed)) | {m.eni_id for m in managed.values() if m.busy}
         actions = compare(pool_addresses(self._tools.link.blocks), ec2, state.memory, asked, aside)
         for eni_id in sorted({eni_id for eni_id, _ in actions.add}):
             pool.give(managed[eni_id], [address for owner, address in actions.add if owner == eni_id])

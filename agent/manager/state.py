@@ -33,7 +33,8 @@ class ManagedEni:
     """An ENI that the pool knows; its link and rules are up.
 
     `eni`: EC2's last word on it, with our own changes since; `asked`: when that was asked for. `held`: its secondary
-    addresses. `allowed`: its subnet may be used; `ours`: its tags let us; `lost`: EC2 has twice not shown it.
+    addresses. `allowed`: its subnet may be used; `ours`: its tags let us; `lost`: EC2 has twice not shown it;
+    `detaching`: somebody takes it away, and until that has ended it is also among the node's others.
     `busy`: a step is under way on it, which adds `coming` addresses or takes `leaving` ones off.
     """
 
@@ -49,6 +50,7 @@ class ManagedEni:
     allowed: bool = True
     ours: bool = True
     lost: bool = False
+    detaching: bool = False
     busy: bool = False
     coming: int = 0
     leaving: int = 0
@@ -61,12 +63,12 @@ class ManagedEni:
     @property
     def open(self) -> bool:
         """Whether new pods may have its addresses."""
-        return self.allowed and self.ours and not self.lost
+        return self.allowed and self.changeable
 
     @property
     def changeable(self) -> bool:
         """Whether we may change it in EC2."""
-        return self.ours and not self.lost
+        return self.ours and not self.lost and not self.detaching
 
     @property
     def table(self) -> int:
@@ -169,8 +171,8 @@ class NodeState:
             if block.kind == "address":
                 by_eni.setdefault(block.eni_id, []).append(block)
         # What EC2 does not show takes up no slot; what is not ours to change counts as a stranger's.
-        mine = [m for m in self.managed.values() if m.ours and not m.lost]
-        foreign = [m for m in self.managed.values() if not m.ours and not m.lost]
+        there = [m for m in self.managed.values() if not m.lost and not m.detaching]
+        mine, foreign = [m for m in there if m.ours], [m for m in there if not m.ours]
         on_card = [eni for eni in self.others.values() if eni.attachment is None or eni.attachment.card == 0]
         return Node(
             instance_type=self.identity.instance_type,

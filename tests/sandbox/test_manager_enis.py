@@ -189,6 +189,41 @@ def test_an_eni_that_is_detached_keeps_its_pods_until_they_go_and_leaves_nothing
     assert set(b.host.rules) == {eni.primary_ip for eni in b.agent.enis.values() if not eni.primary}
 
 
+def begin_detaching(b: Bench, eni_id: str) -> None:
+    """Somebody detaches an ENI, and that takes for ever."""
+    b.a.truth.delays.detach = 1e6
+    attachment = b.a.truth.eni(eni_id).attachment
+    assert attachment is not None
+    b.a.truth.detach_eni(attachment.attachment_id)
+    b.manager._audit.wanted()  # type: ignore[union-attr]  # it runs
+
+
+def test_an_eni_that_is_being_detached_gets_no_new_pods(b: Bench) -> None:
+    second = b.two_enis()
+    b.clock.ahead += 100
+    pods = on_eni(b, second)
+    begin_detaching(b, second)
+    b.pass_time(10, 1, lambda: "open" not in states(b, second))
+    assert states(b, second) == {"draining", "quarantined"}
+    b.agent.add_pods(3)
+    b.served(pace=0.5)
+    assert on_eni(b, second) == pods
+    # Its index is not given to the new one.
+    assert sorted(eni.device for eni in b.agent.enis.values()) == [0, 1, 2]
+
+
+def test_the_slot_of_an_eni_that_is_being_detached_is_not_free(b: Bench) -> None:
+    stranger = b.stranger(1)
+    b.start(warm_eni_target=0)
+    b.settled(PER_ENI)
+    begin_detaching(b, stranger)
+    b.pass_time(20, 2)
+    b.agent.add_pods(3 * PER_ENI)
+    b.served(pace=0.5)
+    assert sorted(eni.device for eni in b.agent.enis.values()) == [0, 2, 3]
+    assert b.calls("AttachNetworkInterface") == 2
+
+
 def test_an_eni_that_ec2_did_not_show_twice_serves_again_when_it_does(b: Bench) -> None:
     second = b.two_enis()
     b.clock.ahead += 100
