@@ -164,7 +164,7 @@ def main() -> None:
 
 
 QUESTION = Question(
-    "Sandbox: EC2 calls at 1,000 ENIs of ten addresses",
+    "How long does a call of EC2 take at 1,000 ENIs of ten addresses each?",
     (
         "what an SDK adds: boto3 takes some 2 ms of its own",
         "a world with a data plane, where a change also moves routes in the kernel",
