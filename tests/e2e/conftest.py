@@ -27,7 +27,13 @@ def short_folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def make_stage(short_folder: Path, request: pytest.FixtureRequest) -> Iterator[MakeStage]:
+def weather() -> Mapping[str, str]:
+    """Switches that every world of a test begins with (`enid sandbox fault`)."""
+    return {}
+
+
+@pytest.fixture
+def make_stage(short_folder: Path, request: pytest.FixtureRequest, weather: Mapping[str, str]) -> Iterator[MakeStage]:
     """Builds a world (`scenario`) with enid on all nodes (unless `start=False`); taken down at the end of the test.
 
     When the test failed, the last lines of every daemon's log are added to the report.
@@ -37,6 +43,8 @@ def make_stage(short_folder: Path, request: pytest.FixtureRequest) -> Iterator[M
     def make(scenario: Scenario, env: Mapping[str, str] | None = None, *, start: bool = True) -> Stage:
         world = Sandbox.up(short_folder / f"w{len(worlds)}", scenario)
         worlds.append(world)
+        for name, value in weather.items():
+            world.fault(name, value)
         stage = Stage(world, dict(env or {}))
         if start:
             stage.start([node.name for node in world.nodes()])
