@@ -44,7 +44,7 @@ def make_stage(short_folder: Path, request: pytest.FixtureRequest, weather: Mapp
         world = Sandbox.up(short_folder / f"w{len(worlds)}", scenario)
         worlds.append(world)
         for name, value in weather.items():
-            world.fault(name, value)
+            assert world.fault(name, value)[name] == value
         stage = Stage(world, dict(env or {}))
         if start:
             stage.start([node.name for node in world.nodes()])
