@@ -108,7 +108,7 @@ class Load:
 def load(enis: int) -> Iterator[Load]:
     """The load, running from its first full description on. Raises RuntimeError if it stops within the block."""
     command = [sys.executable, "-m", "bench.busy"]
-    keys = {**os.environ, "AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench"}
+    keys = {**os.environ, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(world.background([*command, "serve", str(enis)], stdout=-1))
         assert server.stdout is not None
