@@ -91,8 +91,9 @@ def run(start: Start, *, terminal: bool) -> int:
             here[0] = _null(stack)
         if terminal and os.isatty(here[0]) and os.isatty(here[1]):
             return _in_terminal(start, here, stack)
+        forwarder = _forward(stack)
         execution = stack.enter_context(start((here[0], here[1], here[2]), False))
-        _forward(execution, stack)
+        forwarder.begin(execution)
         return execution.wait()
 
 
@@ -104,10 +105,11 @@ def _in_terminal(start: Start, here: list[int], stack: ExitStack) -> int:
         termios.tcsetattr(follower, termios.TCSANOW, before)
         _copy_size(here[1], leader)
         errors = follower if os.isatty(here[2]) else here[2]
+        forwarder = _forward(stack)
         execution = stack.enter_context(start((follower, follower, errors), True))
     finally:
         os.close(follower)
-    _forward(execution, stack)
+    forwarder.begin(execution)
     stack.enter_context(_handlers((signal.SIGWINCH,), lambda *_: _copy_size(here[1], leader)))
     stack.callback(_restore, here[0], before)
     tty.setraw(here[0])
@@ -207,10 +209,35 @@ def _restore(terminal: int, before: list[object]) -> None:
         termios.tcsetattr(terminal, termios.TCSADRAIN, before)  # type: ignore[arg-type]
 
 
-def _forward(execution: Execution, stack: ExitStack) -> None:
-    """Signals go to the command. When our terminal is gone, so are we, and hanging up ends the command."""
-    stack.enter_context(_handlers(FORWARDED, lambda number, _: execution.signal(number)))
+class _Forwarder:
+    """Signals go to the command; those that come before it is known wait for it."""
+
+    def __init__(self) -> None:
+        self._execution: Execution | None = None
+        self._early: list[int] = []
+
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        if self._execution is None:
+            self._early.append(number)
+        else:
+            self._execution.signal(number)
+
+    def begin(self, execution: Execution) -> None:
+        """This is the command."""
+        self._execution = execution
+        while self._early:
+            execution.signal(self._early.pop(0))
+
+
+def _forward(stack: ExitStack) -> _Forwarder:
+    """To be called before the start: the command may be seen to run before the start has returned.
+
+    When our terminal is gone, so are we, and hanging up ends the command.
+    """
+    forwarder = _Forwarder()
+    stack.enter_context(_handlers(FORWARDED, forwarder))
     stack.enter_context(_handlers((signal.SIGHUP,), lambda number, _: sys.exit(128 + number)))
+    return forwarder
 
 
 @contextmanager

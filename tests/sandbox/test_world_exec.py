@@ -28,7 +28,7 @@ from sandbox.base import wire
 from sandbox.base.failures import SandboxFailure
 from sandbox.commands import output
 from sandbox.commands.nodes import EXIT_TIMEOUT
-from sandbox.face import lifetime
+from sandbox.face import attach, lifetime
 from sandbox.face.client import Sandbox
 from tests.sandbox.conftest import Node, until
 
@@ -111,6 +111,26 @@ def test_signals_reach_the_command_and_its_status_comes_back(world: Sandbox, num
         run.send_signal(number)
         assert run.stdout.read() == b"caught\n"
         assert run.wait(60) == 7
+
+
+def test_a_signal_that_comes_before_the_start_has_returned_is_not_lost(world: Sandbox) -> None:
+    """The command writes to its caller's own output, so it may be answered to before the caller knows of it."""
+    reader, writer = os.pipe()
+    before = signal.getsignal(signal.SIGTERM)
+
+    def start(files: tuple[int, int, int], terminal: bool) -> attach.Execution:
+        script = "trap 'exit 7' TERM; echo ready; while :; do sleep 0.05; done"
+        made = world.exec("node-1", ["sh", "-c", script], files=(files[0], writer, files[2]), terminal=terminal)
+        assert os.read(reader, 100) == b"ready\n"
+        signal.raise_signal(signal.SIGTERM)
+        return made
+
+    try:
+        assert attach.run(start, terminal=False) == 7
+        assert signal.getsignal(signal.SIGTERM) is before
+    finally:
+        os.close(reader)
+        os.close(writer)
 
 
 def test_a_command_whose_caller_is_killed_is_hung_up_on(world: Sandbox) -> None:
