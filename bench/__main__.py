@@ -18,7 +18,7 @@ from rich.console import Console
 from bench import report, results, world
 from bench.build import HERE, ROOT
 
-QUESTIONS = ("add_del", "busy", "memory", "node_memory", "compiled", "netlink", "sandbox_calls")
+QUESTIONS = ("add_del", "busy", "memory", "node_memory", "compiled", "netlink", "sandbox_calls", "world_size")
 
 
 def question(name: str) -> results.Question:
@@ -38,7 +38,8 @@ def question(name: str) -> results.Question:
 @click.option("--plot/--no-plot", default=True, show_default=True)
 @click.option("--tables", is_flag=True, help="Only print the tables (and make the plots) of results that are there.")
 def main(names: tuple[str, ...], runs: int, quick: bool, out: Path | None, plot: bool, tables: bool) -> None:
-    """Measure: add_del, busy, memory, node_memory, compiled, netlink, sandbox_calls; without a NAME all of them.
+    """Measure one, several or (without a NAME) all of: add_del, busy, memory, node_memory, compiled, netlink,
+    sandbox_calls, world_size.
 
     Exit status 0 also if a limit is missed: the table says so, and a noisy machine is no fault of the code.
     """
