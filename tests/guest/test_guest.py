@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.guest import guest
-from tests.kernel.agentbox import until
+from tests.kernel.namespaces import until
 
 pytestmark = pytest.mark.skipif(bool(guest.missing()), reason=f"needs Debian's {guest.missing()}")
 LIMIT_S = 200

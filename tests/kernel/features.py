@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.kernel.agentbox import in_namespace
+from tests.kernel.namespaces import in_namespace
 
 HEADER = struct.Struct("=IHHII")
 LINK = struct.Struct("=BxHiII")

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from agent import control
-from tests.kernel.agentbox import AgentBox, CniError, answer, until
+from tests.kernel.agentbox import AgentBox, CniError, answer
+from tests.kernel.namespaces import until
 
 pytestmark = pytest.mark.root
 SHIM = Path(__file__).resolve().parents[2] / "cni" / "bin" / "aws-cni"

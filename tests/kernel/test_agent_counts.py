@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.kernel import features
-from tests.kernel.agentbox import AgentBox, Pod, until
+from tests.kernel.agentbox import AgentBox, Pod
+from tests.kernel.namespaces import until
 from tests.kernel.test_agent_restart import NOTHING
 
 pytestmark = [pytest.mark.root]

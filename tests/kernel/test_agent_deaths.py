@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from tests.kernel import features
-from tests.kernel.agentbox import AgentBox, Pod, answer, until
+from tests.kernel.agentbox import AgentBox, Pod, answer
+from tests.kernel.namespaces import until
 from tests.kernel.test_agent_restart import ADDRESSES, NOTHING, consistent
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from cni import wire
-from tests.kernel.agentbox import AgentBox, CniError, answer, until
+from tests.kernel.agentbox import AgentBox, CniError, answer
+from tests.kernel.namespaces import until
 
 pytestmark = pytest.mark.root
 CONF: dict[str, Any] = {"cniVersion": "1.0.0", "name": "aws-cni", "type": "aws-cni"}

@@ -10,7 +10,8 @@ import pytest
 
 from agent import control
 from agent.fastpath.loop import now_ns
-from tests.kernel.agentbox import AgentBox, CniError, Pod, answer, until
+from tests.kernel.agentbox import AgentBox, CniError, Pod, answer
+from tests.kernel.namespaces import until
 
 pytestmark = pytest.mark.root
 

@@ -11,7 +11,8 @@ import pytest
 
 from agent import control
 from ext import netlink
-from tests.kernel.agentbox import AgentBox, CniError, answer, new_namespace, until
+from tests.kernel.agentbox import AgentBox, CniError, answer
+from tests.kernel.namespaces import new_namespace, until
 
 pytestmark = pytest.mark.root
 NOTHING: tuple[set[str], set[str], set[str]] = (set(), set(), set())

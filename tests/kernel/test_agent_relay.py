@@ -18,7 +18,8 @@ import pytest
 
 from cni import wire
 from tests.kernel import features
-from tests.kernel.agentbox import AgentBox, CniError, Pod, answer, in_namespace, until
+from tests.kernel.agentbox import AgentBox, CniError, Pod, answer
+from tests.kernel.namespaces import in_namespace, until
 from tests.kernel.test_agent_restart import ADDRESSES, NOTHING
 
 SHIM = Path(__file__).resolve().parents[2] / "cni" / "bin" / "aws-cni"

@@ -15,7 +15,8 @@ import pytest
 
 from agent import control
 from cni import wire
-from tests.kernel.agentbox import AgentBox, CniError, Pod, answer, in_namespace, until
+from tests.kernel.agentbox import AgentBox, CniError, Pod, answer
+from tests.kernel.namespaces import in_namespace, until
 
 pytestmark = pytest.mark.root
 NOTHING: tuple[set[str], set[str], set[str]] = (set(), set(), set())

@@ -12,7 +12,8 @@ import pytest
 from agent import control
 from cni import wire
 from ext import netlink
-from tests.kernel.agentbox import AgentBox, CniError, Pod, answer, until
+from tests.kernel.agentbox import AgentBox, CniError, Pod, answer
+from tests.kernel.namespaces import until
 from tests.kernel.test_agent_restart import ADDRESSES, NOTHING
 from tests.kernel.test_agent_sources import by_hand, foreign_file
 

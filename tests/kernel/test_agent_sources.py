@@ -15,7 +15,8 @@ import pytest
 from agent import control
 from core.names import host_veth
 from ext import _journal
-from tests.kernel.agentbox import AgentBox, CniError, Pod, answer, until
+from tests.kernel.agentbox import AgentBox, CniError, Pod, answer
+from tests.kernel.namespaces import until
 from tests.kernel.test_agent_restart import ADDRESSES, NOTHING
 
 pytestmark = pytest.mark.root

@@ -15,8 +15,8 @@ import pytest
 from agent.fastpath.kernel import Kernel
 from ext import netlink
 from tests.kernel import features
-from tests.kernel.agentbox import until
 from tests.kernel.box import HOST_MAC, NAME, TEXT, Pod, in_namespace, ip, slots_for, state, udp
+from tests.kernel.namespaces import until
 
 pytestmark = pytest.mark.root
 BOTH = pytest.mark.parametrize("ipv6", [False, True], ids=["v4", "v6"])

@@ -22,8 +22,7 @@ import pytest
 
 from sandbox.face.client import Sandbox
 from sandbox.world.scenario import NodeSpec, Scenario, TypeSpec
-from tests.sandbox.ec2_kit import check, make_account, signed
-from tests.sandbox.manager_bench import Bench
+from tests.sandbox.ec2_kit import signed
 
 SIGNED = ("--aws-sigv4", "aws:amz:us-west-2:ec2", "--user", "key:secret")  # how curl signs a call of EC2
 
@@ -190,16 +189,3 @@ def fresh(world: Sandbox) -> Node:
     name = f"fresh-{next(_numbers)}"
     world.node_add(name, "m5.large")
     return Node(world, name, _assign(world, name, 4))
-
-
-@pytest.fixture
-def b(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    """A node for the manager. Afterwards the promises of EC2's ledger are checked."""
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    account = make_account()
-    account.truth.delays.attach = account.truth.delays.detach = 0.0
-    made = Bench(account, tmp_path)
-    yield made
-    made.close()
-    check(account.truth)

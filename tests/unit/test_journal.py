@@ -4,41 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import msgpack
 import pytest
 
 from ext import _journal, journal
-from ext.journal import BAD, HEADER_SIZE, MAX_FRAME, TORN, Damage, Full, InUse, Journal, Record
+from ext.journal import BAD, HEADER_SIZE, MAX_FRAME, TORN, Full, InUse, Journal, Record
 from tests.twins import journal_twin
-
-BOOT = bytes(range(16))
-SIZE = 8192
-ROOT = Path(__file__).parents[2]
-
-
-def record(n: int) -> Record:
-    return Record(n % 256, n.to_bytes(20, "big"), bytes([10, 0, n >> 8 & 255, n & 255]), n * 10**9, b"web-%d" % n)
-
-
-def frame(n: int) -> bytes:
-    return journal.encode(*record(n))
-
-
-@contextmanager
-def opened(folder: Path, boot: bytes = BOOT, size: int = SIZE, discard: bool = False) -> Iterator[journal.Opened]:
-    it = Journal.open(folder, boot, size=size, discard=discard)
-    with it.journal:
-        yield it
-
-
-def records_in(folder: Path, boot: bytes = BOOT) -> tuple[list[Record], Damage | None]:
-    with opened(folder, boot) as it:
-        return it.records, it.damage
-
+from tests.unit.journal_kit import BOOT, SIZE, frame, opened, record, records_in
 
 # --- bytes ------------------------------------------------------------------------------------------------
 

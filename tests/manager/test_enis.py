@@ -9,7 +9,7 @@ import pytest
 
 from sandbox.base.http import Request, Response
 from sandbox.ec2.faults import Fault
-from tests.sandbox.manager_bench import NEXT_SWEEP, NO_MANAGE, PER_ENI, Bench, known, on_eni, states, until
+from tests.manager.bench import NEXT_SWEEP, NO_MANAGE, PER_ENI, Bench, known, on_eni, states, until
 
 OWN = "node.k8s.amazonaws.com/instance_id"
 

@@ -13,8 +13,8 @@ import pytest
 from msgspec import structs
 
 from sandbox.ec2.faults import Fault
-from tests.sandbox.fake_agent import FakeAgent
-from tests.sandbox.manager_bench import NEXT_SWEEP, NEXT_TICK, PER_ENI, Bench, tag_spec, until
+from tests.manager.bench import NEXT_SWEEP, NEXT_TICK, PER_ENI, Bench, tag_spec, until
+from tests.manager.fake_agent import FakeAgent
 
 
 def test_start_of_a_fresh_node(b: Bench) -> None:

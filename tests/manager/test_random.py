@@ -24,8 +24,8 @@ import pytest
 
 from sandbox.ec2.errors import Ec2Error
 from sandbox.ec2.faults import Fault
+from tests.manager.bench import NO_MANAGE, Bench, until
 from tests.sandbox.ec2_kit import check, make_account
-from tests.sandbox.manager_bench import NO_MANAGE, Bench, until
 
 SPEED = 40.0
 STEPS = 60

@@ -31,8 +31,8 @@ from core.settings import Settings
 from sandbox.base import http as server
 from sandbox.ec2.faults import Fault
 from sandbox.ec2.imds import Imds as ImdsService
+from tests.manager.fake_agent import FakeAgent
 from tests.sandbox.ec2_kit import START, Account, loopback, switch_to
-from tests.sandbox.fake_agent import FakeAgent
 
 PER_ENI = 14
 # Questions to EC2 that nothing gives cause for are hours apart.

@@ -9,7 +9,7 @@ import pytest
 
 from core.limits import Limits
 from sandbox.ec2.faults import Fault
-from tests.sandbox.manager_bench import PER_ENI, Bench, tag_spec, until
+from tests.manager.bench import PER_ENI, Bench, tag_spec, until
 
 DENIED = {"error": "UnauthorizedOperation", "status": 403}
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from sandbox.ec2.faults import Fault
-from tests.sandbox.fake_agent import FakeAgent
-from tests.sandbox.manager_bench import PER_ENI, ROLE, Bench, known, on_eni, until
+from tests.manager.bench import PER_ENI, ROLE, Bench, known, on_eni, until
+from tests.manager.fake_agent import FakeAgent
 
 
 def other_subnet(b: Bench) -> str:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import pytest
 
 from sandbox.ec2.faults import Fault
-from tests.sandbox.fake_agent import Address, FakeAgent
-from tests.sandbox.manager_bench import PER_ENI, Bench, tag_spec, until
+from tests.manager.bench import PER_ENI, Bench, tag_spec, until
+from tests.manager.fake_agent import Address, FakeAgent
 
 LAG = 30.0
 
