@@ -30,7 +30,6 @@ T = TypeVar("T")
 DAEMON = "enid"
 OURS = re.compile(r"enid-supervisor|agent\.fastpath\.main|agent\.manager\.main")
 TCP_ESTABLISHED: Final = "01"  # include/net/tcp_states.h
-EC2_ADDRESS: Final = "198.18.0.2"  # where the sandbox serves it
 
 
 def wait_for(what: str, ask: Callable[[], T], seconds: float = 60.0) -> T:
@@ -121,7 +120,8 @@ class Stage:
     def ec2_connections(self, node: str) -> int:
         """Connections to EC2, which the manager keeps for some seconds after its last call; from the kernel."""
         lines = self.world.node_exec(node, ["cat", "/proc/net/tcp"]).text.splitlines()[1:]
-        peer = f"{int.from_bytes(socket.inet_aton(EC2_ADDRESS), sys.byteorder):08X}"
+        address = self.world.node_env(node)["AWS_ENDPOINT_URL_EC2"].removeprefix("http://")
+        peer = f"{int.from_bytes(socket.inet_aton(address), sys.byteorder):08X}"
         return sum(far.startswith(peer) and state == TCP_ESTABLISHED for _, _, far, state, *_ in map(str.split, lines))
 
     def kill_daemons(self, node: str) -> int:

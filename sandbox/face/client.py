@@ -99,7 +99,7 @@ class Sandbox(Steering):
         return self.folder / "nodes" / name
 
     def node_env(self, name: str) -> dict[str, str]:
-        """What a node daemon needs in its environment: endpoints, dummy credentials, names and folders."""
+        """What a node daemon needs in its environment: endpoints, credentials, names and folders."""
         return self._ask(dict[str, str], "node_env", node=name)
 
     def counters(self) -> list[shapes.Drop]:
