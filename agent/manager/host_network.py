@@ -315,18 +315,9 @@ def _message(op: HostOp) -> netlink.Op:
             return netlink.route_del(
                 route.dst, index=route.ifindex, table=route.table, scope=route.scope, type_=UNICAST, family=INET
             )
-        case AddRule(rule):
-            return netlink.rule_add(
-                rule.priority,
-                rule.table,
-                src=rule.src or None,
-                dst=rule.dst or None,
-                fwmark=rule.fwmark or None,
-                fwmask=rule.fwmask or None,
-                family=INET,
-            )
-        case DropRule(rule):
-            return netlink.rule_del(
+        case AddRule(rule) | DropRule(rule):
+            make = netlink.rule_add if isinstance(op, AddRule) else netlink.rule_del
+            return make(
                 rule.priority,
                 rule.table,
                 src=rule.src or None,
