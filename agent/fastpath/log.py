@@ -101,9 +101,11 @@ class Log:
             self._fd = -1
 
     def _pour(self, lines: list[bytes]) -> None:
+        room = select.poll()
+        room.register(self._fd, select.POLLOUT)
         for line in lines:
             for at in range(0, len(line), _PIECE):
-                if not select.select([], [self._fd], [], 0)[1]:
+                if not room.poll(0):
                     self.lost += 1
                     break
                 os.write(self._fd, line[at : at + _PIECE])

@@ -140,7 +140,9 @@ def _copy(execution: Execution, keys: int, screen: int, leader: int) -> int:
             if not typed:
                 reading.remove(keys)
         if execution.fileno() in ready and (status := execution.poll()) is not None:
-            while select.select([leader], [], [], 0)[0] and _show(leader, screen):
+            last = select.poll()
+            last.register(leader, select.POLLIN)
+            while last.poll(0) and _show(leader, screen):
                 pass
             return status
 

@@ -199,9 +199,10 @@ def _await_ready(
     folder: Path, told: int, deadline: float, timeout: float, progress: Callable[[str], None] | None
 ) -> None:
     rest = b""
+    watch = select.poll()
+    watch.register(told, select.POLLIN)
     while True:
-        ready, _, _ = select.select([told], [], [], max(0.0, deadline - time.monotonic()))
-        if not ready:
+        if not watch.poll(1000 * max(0.0, deadline - time.monotonic())):
             raise SandboxFailure("timeout", f"the sandbox was not up within {timeout:g} s: {_last_words(folder)}")
         data = os.read(told, 65536)
         if not data:

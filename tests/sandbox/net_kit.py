@@ -129,7 +129,15 @@ def attach(world: Sandbox, node: str, *groups: str) -> str:
     )
     done = world.node_exec(node, ["sh", "-c", text])
     assert done.rc == 0, done.error_text
+    # An interface asks for no IPv6 neighbour before its own link-local address is proved unique (RFC 4862).
+    until(partial(_proved, world, node, name), f"link-local address of {name} on {node}", 30.0)
     return eni_id
+
+
+def _proved(world: Sandbox, node: str, name: str) -> bool:
+    links = json.loads(world.node_exec(node, ["ip", "-j", "-6", "addr", "show", "dev", name, "scope", "link"]).stdout)
+    found = [address for link in links for address in link.get("addr_info", ())]
+    return bool(found) and not any(address.get("tentative") for address in found)
 
 
 def gateway_of(world: Sandbox, node: str) -> str:
