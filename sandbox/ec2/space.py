@@ -187,6 +187,9 @@ class Space6:
             for one in self._kept
         )
 
+    def _wholly_reserved(self) -> bool:
+        return sum(one.cidr.num_addresses for one in self._kept) >= self.cidr.num_addresses  # they never overlap
+
     def offset(self, address: str) -> int:
         """Offset of an address that an ENI may have. Raises BAD_ADDRESS, NOT_IN_SUBNET or RESERVED."""
         try:
@@ -225,13 +228,15 @@ class Space6:
         return f"{self.address(block << 48)}/{PREFIX6_LENGTH}"
 
     def choose(self, count: int, but: Iterable[int] = (), but_blocks: Iterable[int] = ()) -> list[int]:
-        """Random free offsets outside `but` and `but_blocks`. A /64 is never full in practice."""
+        """Random free offsets outside `but` and `but_blocks`. Raises SUBNET_FULL if all of the /64 is reserved."""
         chosen = set(but)
         barred = set(but_blocks)
         fresh: list[int] = []
         while len(fresh) < count:
             offset = self._rng.randrange(RESERVED_FIRST, self.cidr.num_addresses - 1)
             if self._reserved(offset):
+                if self._wholly_reserved():  # drawing would never end
+                    raise errors.SUBNET_FULL()
                 continue
             if offset not in chosen and offset >> 48 not in barred and self.is_free(offset):
                 chosen.add(offset)
@@ -254,6 +259,8 @@ class Space6:
         while len(fresh) < count:
             block = self._rng.randrange(1, 0xFFFF)
             if self._reserved(block << 48, 1 << 48):
+                if self._wholly_reserved():  # drawing would never end
+                    raise errors.SUBNET_FULL()
                 continue
             if block not in chosen and self.block_is_free(block):
                 chosen.add(block)
