@@ -5,7 +5,7 @@ plugging does; the primary one is configured at once, as an instance finds it af
 device away. A branch ENI is a tagged port on its trunk where the kernel has VLANs; where it has none, its device is
 put into the node ready made, under the name and MAC that the node's own VLAN device would have. Nothing is decided
 here: which addresses, whose, checked or not is asked of the truth each time, so events may be late or come twice
-without harm.
+without harm. One that the kernel refuses is raised and tried again at each `tick`, until it is carried out or void.
 """
 
 from __future__ import annotations
@@ -13,8 +13,12 @@ from __future__ import annotations
 import ipaddress
 import sys
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import wraps
 from typing import Final, Protocol
 
+from sandbox.base.failures import SandboxFailure
 from sandbox.base.shapes import Nic
 from sandbox.ec2.records import Eni, Instance
 from sandbox.ec2.truth import Truth
@@ -48,6 +52,23 @@ def branch_name(vlan: int) -> str:
     return f"vlan.eth.{vlan}"
 
 
+def _kept(method: Callable[[Fabric, str], None]) -> Callable[[Fabric, str], None]:
+    """Around an event: remembered while it fails, for `Fabric.tick`."""
+
+    @wraps(method)
+    def tried(self: Fabric, eni_id: str) -> None:
+        key = (method.__name__, eni_id)
+        with self._lock:
+            try:
+                method(self, eni_id)
+            except Exception as failure:
+                self._failed[key] = str(failure)
+                raise
+            self._failed.pop(key, None)
+
+    return tried
+
+
 class Fabric:
     """A truth.View. Runs in the router's namespace, in the thread of whoever changed the truth."""
 
@@ -65,6 +86,7 @@ class Fabric:
         self._branches: dict[str, str] = {}
         self._subnets: set[str] = set()
         self._unrouted: set[str] = set()
+        self._failed: dict[tuple[str, str], str] = {}  # event and ENI id to why it failed last
 
     def set_up(self) -> None:
         """Find out how branch ENIs are handed over; the router is up. Raises SandboxFailure kernel."""
@@ -72,7 +94,10 @@ class Fabric:
 
     # --- the view -------------------------------------------------------------------------------------
 
+    @_kept
     def eni_attached(self, eni_id: str) -> None:
+        if ("eni_detached", eni_id) in self._failed:
+            self.eni_detached(eni_id)  # or the device of its last attachment would pass for this one's
         eni = self._truth.enis.get(eni_id)
         if eni is not None and eni.trunk_id:
             self._associate(eni)
@@ -93,33 +118,37 @@ class Fabric:
                 card=eni.card,
                 port=port_name(eni_id),
             )
-            self._router.add_port(nic.port, where, nic.ifname, nic.mac)
-            self._plugged[eni_id] = (instance.instance_id, nic)
             self._eni_of_port[nic.port] = eni_id
             self._node_of_port[nic.port] = self._host.name_of(instance)
-            self._wire(eni, nic.port)
-            if eni_id == instance.primary_eni_id:
-                self._boot(where, eni, nic)
+            with self._wholly(nic.port):
+                self._router.add_port(nic.port, where, nic.ifname, nic.mac)
+                self._wire(eni, nic.port)
+                if eni_id == instance.primary_eni_id:
+                    self._boot(where, eni, nic)
+            self._plugged[eni_id] = (instance.instance_id, nic)
             # Branches that were associated while their trunk was not there, or the instance was stopped.
             for branch in list(self._truth.enis.values()) if eni.interface_type == "trunk" else ():
                 if branch.trunk_id == eni_id:
                     self._associate(branch)
 
+    @_kept
     def eni_detached(self, eni_id: str) -> None:
         with self._lock:
             eni = self._truth.enis.get(eni_id)
             if eni_id in self._branches:
                 self._part(eni_id)
                 return
-            if eni is not None and self._should_be(eni) and self._plugged.get(eni_id, ("",))[0] == eni.instance_id:
-                return
-            instance_id, nic = self._plugged.pop(eni_id, ("", None))
+            instance_id, nic = self._plugged.get(eni_id, ("", None))
             if nic is None:
+                return
+            place = (instance_id, nic.device, nic.card)
+            if eni is not None and self._should_be(eni) and place == (eni.instance_id, eni.device, eni.card):
                 return
             for branch in [branch for branch, trunk in self._branches.items() if trunk == eni_id]:
                 self._part(branch)
             self.groups.remove(nic.port)
             self._router.remove_port(nic.port)
+            del self._plugged[eni_id]
             last = not any(owner == instance_id for owner, _ in self._plugged.values())
             instance = self._truth.instances.get(instance_id)
             if last and instance is not None and not _up(instance):
@@ -130,18 +159,21 @@ class Fabric:
                 if (where := self._namespaces.pop(instance_id, None)) is not None:
                     netns.remove(where.rpartition("/")[2])
 
+    @_kept
     def addresses_changed(self, eni_id: str) -> None:
         with self._lock:
             eni = self._truth.enis.get(eni_id)
             if eni is not None and self._present(eni_id):
                 self._sync(eni)
 
+    @_kept
     def groups_changed(self, eni_id: str) -> None:
         with self._lock:
             eni = self._truth.enis.get(eni_id)
             if eni is not None and self._present(eni_id):
                 self._group(eni)
 
+    @_kept
     def source_check_changed(self, eni_id: str) -> None:
         with self._lock:
             eni = self._truth.enis.get(eni_id)
@@ -161,6 +193,8 @@ class Fabric:
             plugged = [eni_id for eni_id, (owner, _) in self._plugged.items() if owner == instance_id]
             for branch in [branch for branch, trunk in self._branches.items() if trunk in plugged]:
                 self._part(branch)
+            # Should it fail on the way, `tick` brings up what is missing.
+            self._failed.update({("eni_attached", eni_id): "the reboot was not finished" for eni_id in plugged})
             for eni_id in plugged:
                 port = self._plugged.pop(eni_id)[1].port
                 self.groups.remove(port)
@@ -170,6 +204,16 @@ class Fabric:
             enis = [eni for eni in map(self._truth.enis.get, plugged) if eni is not None]
             for eni in sorted(enis, key=lambda eni: (eni.card, eni.device)):
                 self.eni_attached(eni.eni_id)
+
+    def tick(self) -> None:
+        """Try again what the kernel refused. Raises nothing; a reason that is new goes to the log."""
+        for key, reason in list(self._failed.items()):
+            event, eni_id = key
+            try:
+                getattr(self, event)(eni_id)
+            except Exception as failure:
+                if str(failure) != reason:
+                    print(f"{event} {eni_id}: {failure}", file=sys.stderr, flush=True)
 
     # --- questions ------------------------------------------------------------------------------------
 
@@ -227,21 +271,33 @@ class Fabric:
             instance = self._truth.instances[instance_id]
             self._learn_subnet(eni.subnet_id)
             port = port_name(eni.eni_id)
-            if self.tagged:
-                self._router.add_tagged_port(port, trunk.port, eni.vlan)
-            else:
-                print(f"branch {eni.eni_id}, VLAN {eni.vlan}: {self.branches()}", file=sys.stderr, flush=True)
-                self._router.add_port(port, self._namespace(instance), branch_name(eni.vlan), eni.mac)
-            self._branches[eni.eni_id] = eni.trunk_id
             self._eni_of_port[port] = eni.eni_id
             self._node_of_port[port] = self._host.name_of(instance)
-            self._wire(eni, port)
+            with self._wholly(port):
+                if self.tagged:
+                    self._router.add_tagged_port(port, trunk.port, eni.vlan)
+                else:
+                    print(f"branch {eni.eni_id}, VLAN {eni.vlan}: {self.branches()}", file=sys.stderr, flush=True)
+                    self._router.add_port(port, self._namespace(instance), branch_name(eni.vlan), eni.mac)
+                self._wire(eni, port)
+            self._branches[eni.eni_id] = eni.trunk_id
+
+    @contextmanager
+    def _wholly(self, port: str) -> Iterator[None]:
+        """A port is there with all that it needs, or not at all: what fails halfway is begun anew."""
+        try:
+            yield
+        except Exception:
+            with suppress(SandboxFailure):
+                self.groups.remove(port)
+                self._router.remove_port(port)
+            raise
 
     def _part(self, eni_id: str) -> None:
         """It is on no trunk any more."""
-        del self._branches[eni_id]
         self.groups.remove(port_name(eni_id))
         self._router.remove_port(port_name(eni_id))
+        del self._branches[eni_id]
 
     def _present(self, eni_id: str) -> bool:
         return eni_id in self._plugged or eni_id in self._branches

@@ -98,11 +98,25 @@ class SecurityGroups:
         moved = (old.groups if old else None) != (new.groups if new else None)
         if moved:
             lines += self._map(port, old, chains)
+        # Last, when no chain names them any more: the kernel keeps a set that is referenced.
+        gone = (self._referenced.keys() | made.keys()) - self._still_referenced(old, new, found)
+        lines += [line for group_id in sorted(gone) for line in _take_down(group_id)]
         if lines:
             self._nft.run("\n".join(lines) + "\n")
         if chains is not None:
             chains.records, chains.text = tuple(found), text
         self._commit(port, old, new, chains, made)
+        for group_id in gone:
+            del self._referenced[group_id]
+
+    def _still_referenced(self, old: _Member | None, new: _Member | None, found: Sequence[Group]) -> set[str]:
+        """The groups that chains name after the change at hand."""
+        kept = {groups: chains.records for groups, chains in self._chains.items()}
+        if old is not None and self._chains[old.groups].ports == 1:
+            del kept[old.groups]
+        if new is not None:
+            kept[new.groups] = tuple(found)
+        return _references(group for records in kept.values() for group in records)
 
     def _commit(
         self,
@@ -177,6 +191,12 @@ def _set_up(group_id: str, held: Counter[str]) -> Iterator[str]:
         yield f"add set {TABLE} {_set_name(group_id, family, False)} {{ type {kind}; }}"
         yield f"add set {TABLE} {_set_name(group_id, family, True)} {{ type {kind}; flags interval; }}"
     yield from _elements("add", group_id, [target for target, count in held.items() if count > 0])
+
+
+def _take_down(group_id: str) -> Iterator[str]:
+    for family in FAMILIES:
+        for prefixes in (False, True):
+            yield f"delete set {TABLE} {_set_name(group_id, family, prefixes)}"
 
 
 def _elements(verb: str, group_id: str, targets: Sequence[str]) -> Iterator[str]:

@@ -18,8 +18,9 @@ import ipaddress
 import subprocess
 import threading
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 from pyroute2 import IPRoute
 
@@ -66,13 +67,34 @@ def port_name(eni_id: str) -> str:
     return "v-" + eni_id.removeprefix("eni-")[-13:]
 
 
+class Netlink:
+    """An IPRoute with a thread of its own, made and used there alone, in the namespace of whoever makes this.
+
+    pyroute2 opens sockets for each thread that asks and keeps them as long as the object lives (`socket` in its
+    netlink/core.py); the daemon's servers have a thread per connection, so it would run out of descriptors.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "netlink")
+        self._route = self._thread.submit(IPRoute).result()
+
+    def link(self, verb: str, **fields: object) -> None:
+        """IPRoute.link. Raises what it raises: NetlinkError, OSError."""
+        self._thread.submit(self._route.link, verb, **fields).result()
+
+    def index(self, ifname: str) -> int:
+        """The index of an interface, at once. Raises IndexError if there is none."""
+        found: list[Any] = self._thread.submit(self._route.link_lookup, ifname=ifname).result()
+        return int(found[0])
+
+
 class Router:
     """Ports and routes. Build and use it in the router's namespace; safe from any thread that is there."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._netlink = IPRoute()
-        self._reaper = IPRoute()
+        self._netlink = Netlink()
+        self._reaper = Netlink()
         self._reaping = threading.Lock()
         self._next_index = FIRST_PORT_INDEX
         self._index: dict[str, int] = {}
@@ -120,6 +142,7 @@ class Router:
         self._add_link(port, f"VLAN {vlan} on {trunk}", kind="vlan", link=index, vlan_id=vlan, mtu=mtu)
 
     def _add_link(self, port: str, what: str, **fields: object) -> None:
+        self.remove_port(port)  # what a failed removal has left
         with self._lock:
             # The index must differ from the peer's: the kernel tells a virtual link's carrier at once only then.
             self._next_index += 1
@@ -128,10 +151,10 @@ class Router:
                 self._netlink.link("add", ifname=port, index=index, address=PORT_MAC, state="up", **fields)
             except Exception as error:
                 raise SandboxFailure("kernel", f"{what} could not be made: {error}") from error
-            # By netlink, as these settings have no file outside the first user namespace. Without it proxy ARP dawdles.
-            ip_batch([f"ntable change name arp_cache dev {port} proxy_delay 0"])
             self._index[port] = index
             self._held[port] = set()
+            # By netlink, as these settings have no file outside the first user namespace. Without it proxy ARP dawdles.
+            ip_batch([f"ntable change name arp_cache dev {port} proxy_delay 0"])
 
     def enable_ipv6(self, port: str, block: str) -> None:
         """The port's subnet has this IPv6 block: advertise on it and answer for its neighbours."""
@@ -140,10 +163,13 @@ class Router:
         self.neighbours.add(port, block)
 
     def remove_port(self, port: str) -> None:
-        """Its routes go first, then both ends of the veth. Fine if it is gone already."""
+        """Its routes go first, then both ends of the veth. Fine if it is gone already.
+
+        Raises SandboxFailure kernel; it may be tried again then.
+        """
         self.neighbours.remove(port)
         with self._lock:
-            index = self._index.pop(port, None)
+            index = self._index.get(port)
             for target in self._held.pop(port, set()):
                 if self._holder.get(target) == port:
                     del self._holder[target]
@@ -156,6 +182,9 @@ class Router:
             except Exception as error:
                 if getattr(error, "code", None) != 19:
                     raise SandboxFailure("kernel", f"ENI device {port} could not be removed: {error}") from error
+        with self._lock:
+            if self._index.get(port) == index:
+                del self._index[port]
 
     def sync_port(self, port: str, mac: str, primary: str, targets: Sequence[str]) -> None:
         """Make the routes to `port` exactly `primary` and `targets`, taken from other ports.
@@ -164,7 +193,7 @@ class Router:
         family go; empty if the ENI has none (then it has no other IPv4 ones either).
         """
         with self._lock:
-            if port not in self._index:
+            if port not in self._held:
                 return
             wanted = {target for target in (primary, *targets) if target}
             held = self._held[port]
@@ -213,7 +242,7 @@ class Router:
         with self._lock:
             try:
                 self._netlink.link("add", ifname="probe-t", kind="veth", peer={"ifname": "probe-p"})
-                trunk = self._netlink.link_lookup(ifname="probe-t")[0]
+                trunk = self._netlink.index("probe-t")
                 try:
                     self._netlink.link("add", ifname="probe-v", kind="vlan", link=trunk, vlan_id=2)
                 finally:

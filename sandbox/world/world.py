@@ -146,6 +146,7 @@ class World:
         """Do what is due by the clock."""
         self.truth.tick()
         self.net.tick()
+        self.fabric.tick()
         self.script.tick()
 
     def enis(self) -> list[Eni]:
