@@ -63,12 +63,16 @@ class Imds:
         self._told: list[Told] = []
 
     def __call__(self, request: Request) -> Response:
+        return self.answer(request, self._vpc_id)
+
+    def answer(self, request: Request, vpc_id: str | None) -> Response:
+        """One request whose caller has an address of this VPC; None: of any."""
         path = unquote(urlsplit(request.target).path)
         action = f"imds:{request.method} {path}"
         response = self._faulty("before", action, request.peer)
         if response is None:
             self.truth.tick()
-            instance = self.truth.caller(request.peer, self._vpc_id)
+            instance = self.truth.caller(request.peer, vpc_id)
             answer = self._answer(request, path, instance)
             response = self._faulty("after", action, request.peer) or answer
         if self.truth.trace.on:

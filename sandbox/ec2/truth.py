@@ -38,7 +38,8 @@ DEFAULT_IMAGE = "ami-0123456789abcdef0"
 
 class Truth(Life):
     """The whole truth. `delays` (seconds in the states between), `api.lag` and `imds.lag` may be set at any time,
-    as may `quotas`, `images` (ids that can be launched) and `key_names` (key pairs that exist)."""
+    as may `quotas`, `images` (ids that can be launched), `key_names` (key pairs that exist) and `wired_vpc` (the one
+    that a data plane carries: instances are launched nowhere else; empty without one)."""
 
     def __init__(
         self,
@@ -54,6 +55,7 @@ class Truth(Life):
         self.delays = Delays()
         self.images = {DEFAULT_IMAGE}
         self.key_names: set[str] = set()
+        self.wired_vpc = ""
 
     def run_instance(
         self,
@@ -81,7 +83,8 @@ class Truth(Life):
         """An instance, running at once, with its primary ENI at device 0 of card 0; views hear `eni_attached`.
 
         `addresses`, `count`, `prefixes`, `prefix_count`, `ipv6` are what the primary ENI holds besides its primary
-        address. Raises NO_TYPE, INVALID_VALUE (hop limit) and what `create_eni` raises, and the type's limits.
+        address. Raises NO_TYPE, INVALID_VALUE (hop limit) and what `create_eni` raises, and the type's limits;
+        NOT_SIMULATED outside `wired_vpc`.
         """
         checked_hops(hop_limit)
         with self._change():
@@ -91,6 +94,12 @@ class Truth(Life):
                 raise errors.NO_KEY(name=key_name)
             kind = self.types.get(instance_type)
             subnet = self.subnet(subnet_id)
+            # The sandbox's router has one table of routes: two VPCs on it would reach each other, or collide. ENIs need
+            # no such check, as one is attached in its own VPC only.
+            if self.wired_vpc and subnet.vpc_id != self.wired_vpc:
+                raise errors.NOT_SIMULATED(
+                    what=f"launching outside {self.wired_vpc}, the one VPC of this world's network"
+                )
             labels = checked_tags(tags)
             ipv4 = Wanted(tuple(addresses), count, tuple(prefixes), prefix_count)
             _check_launch(kind.name, kind.prefixes, ipv4, kind.ipv4_per_eni - 1, ipv6, kind.ipv6_per_eni)

@@ -64,9 +64,10 @@ class Metadata:
 
     def ask(self, method: str, path: str, headers: Mapping[str, str] | None = None) -> Response:
         """One request as it is, from the instance's primary address. `drop` and `hang` of the answer: none came."""
-        peer = self._account.truth.instance(self._instance_id).private_ip
+        instance = self._account.truth.instance(self._instance_id)
         lower = {name.lower(): value for name, value in (headers or {}).items()}
-        return self._account.imds(Request(method, path, lower, b"", peer))
+        # By its VPC too: another one may have the same addresses.
+        return self._account.imds.answer(Request(method, path, lower, b"", instance.private_ip), instance.vpc_id)
 
     def get(self, path: str) -> str | None:
         """What /latest/meta-data/PATH holds, by a session token that is renewed by itself; None for 404.

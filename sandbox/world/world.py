@@ -110,6 +110,7 @@ class World:
             outside.plug(outside.Outside(one.name, one.kind, f"o-{one.name}", one.blocks), number)
         self._step("VPC; EC2, metadata and Kubernetes servers")
         self._subnet_ids += furnish.furnish(self.truth, self.scenario)
+        self.truth.wired_vpc = next(iter(self.truth.vpcs))
         self._serve()
         threading.Thread(target=self._tick, name="tick", daemon=True).start()
         threading.Thread(target=self._poll, name="poll", daemon=True).start()

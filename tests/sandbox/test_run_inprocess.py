@@ -67,6 +67,16 @@ def test_who_calls_is_known_by_the_address(a: Account) -> None:
         a.client(peer=a.node("two").private_ip).describe_vpcs()
 
 
+def test_metadata_of_overlapping_vpcs_is_each_instances_own(a: Account) -> None:
+    one = a.node("one")
+    vpc = a.truth.create_vpc(["10.9.0.0/16"])
+    subnet = a.truth.create_subnet(vpc.vpc_id, "10.9.0.0/24", "eu-central-1a")
+    twin = a.truth.run_instance("tiny", subnet.subnet_id)
+    assert twin.private_ip == one.private_ip
+    for instance in (one, twin):
+        assert a.metadata(instance.instance_id).get("instance-id") == instance.instance_id
+
+
 def test_retries_of_the_client_are_its_own(a: Account) -> None:
     """With botocore's standard retries a storm of two is not seen by the caller."""
     a.load([{"rule": {"action": "DescribeVpcs", "error": "RequestLimitExceeded", "times": 2}}])
