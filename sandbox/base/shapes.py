@@ -185,7 +185,10 @@ class ProbeReport(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """The world at a glance. Paths are valid outside the daemon; `branches` says how branch ENIs reach a node."""
+    """The world at a glance. Paths are valid outside the daemon; `branches` says how branch ENIs reach a node.
+
+    `faults`: switches that are set, and how many rules are in force, steps wait and steps failed, where any do.
+    """
 
     folder: str
     pid: int
