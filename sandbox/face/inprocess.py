@@ -215,8 +215,11 @@ class Account:
 
     # --- what goes wrong ------------------------------------------------------------------------------
 
-    def switch(self, name: str, value: str = "") -> None:
-        """One switch of `enid sandbox fault NAME VALUE`; empty clears it. Raises SandboxFailure bad-request."""
+    def switch(self, name: str, value: str) -> None:
+        """One switch of `enid sandbox fault NAME VALUE`; `off` or an empty value clears it.
+
+        Raises SandboxFailure bad-request.
+        """
         self.switches.set(name, value)
 
     def load(self, steps: Document) -> list[str]:
