@@ -71,6 +71,8 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         given = [name for name in ANSWERS if self._gives(name)]
         if len(given) > 1:
             raise ValueError(f"fault: {' and '.join(given)}: a call has one answer")
+        if self.hang and self.delay:
+            raise ValueError(f"fault: hang and delay={self.delay}: a call that hangs is never answered")
         if self.text and not self.error:
             raise ValueError(f"fault: text={self.text!r} goes with error only")
         if self.status:

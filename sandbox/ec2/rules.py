@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import fnmatch
 import ipaddress
+import math
+import re
 from collections.abc import Iterable
 from typing import Final
 
@@ -18,9 +20,11 @@ from sandbox.ec2 import errors, imds
 from sandbox.ec2.api import actions
 from sandbox.ec2.changes import Change
 from sandbox.ec2.faults import Fault
+from sandbox.ec2.imds_tree import Notice
 from sandbox.ec2.truth import Truth
 
 IMDS: Final = "imds:"
+ENI_ID: Final = re.compile(r"eni-[0-9a-f]+")
 
 
 def parse(truth: Truth, text: str | bytes) -> list[Fault]:
@@ -64,7 +68,9 @@ def check_action(pattern: str) -> None:
 
 
 def check_change(truth: Truth, change: Change) -> None:
-    """Raises ValueError if it falls on the ENIs of an instance that there is not."""
+    """Raises ValueError if it falls on the ENIs of an instance that there is not, or on no ENI ever."""
+    if change.eni and not _wild(change.eni) and not ENI_ID.fullmatch(change.eni):
+        raise ValueError(f"change: eni={change.eni!r} is no ENI's id and no pattern of one; `instance` takes nodes")
     if change.instance:
         check_instance(truth, change.instance)
 
@@ -89,13 +95,26 @@ def check_caller(truth: Truth, pattern: str) -> None:
 
 def check_instance(truth: Truth, pattern: str) -> None:
     """An instance's id or Name tag, or a pattern, which may be of those to come. Raises ValueError for a wrong name."""
-    if any(sign in pattern for sign in "*?["):
+    if _wild(pattern):
         return
     with truth.lock:
         alive = [one for one in truth.instances.values() if one.state != "terminated"]
     names = {one.tags.get("Name", "") or one.instance_id for one in alive}
     if pattern not in names and all(pattern != one.instance_id for one in alive):
         raise ValueError(f"there is no instance {pattern!r}; there are: {', '.join(sorted(names)) or 'none'}")
+
+
+def check_notice(truth: Truth, notice: Notice) -> None:
+    """Raises ValueError if nobody is told, or of an interruption at a time that never comes."""
+    check_instance(truth, notice.instance)
+    if not 0 <= notice.spot_seconds < math.inf:
+        raise ValueError(f"notice: spot_seconds={notice.spot_seconds}: from 0")
+    if notice.spot_seconds != Notice().spot_seconds and not notice.spot_action:
+        raise ValueError(f"notice: spot_seconds={notice.spot_seconds} goes with spot_action only")
+
+
+def _wild(pattern: str) -> bool:
+    return any(sign in pattern for sign in "*?[")
 
 
 def near(text: str, known: Iterable[str]) -> str:

@@ -226,7 +226,8 @@ class Account:
     def load(self, steps: Document) -> list[str]:
         """A script, as text of a file or as Python values (see `world.script`); ids of the steps that wait.
 
-        Raises SandboxFailure bad-request naming the step.
+        Steps that are due at once and could not be done are in `faults().failures`.
+        Raises SandboxFailure bad-request naming the step; nothing is taken in then.
         """
         text = steps if isinstance(steps, str | bytes) else msgspec.json.encode(steps)
         parsed: list[Step] = script.parse(text)

@@ -41,6 +41,7 @@ class Steering:
     def load_faults(self, steps: str | bytes | list[dict[str, Any]]) -> list[str]:
         """A script (`world.script`), as text of a file or as Python values; ids of the steps that wait.
 
+        Steps that are due at once and could not be done are in `faults().failures`.
         Raises SandboxFailure `bad-request` naming the step; nothing is taken in then.
         """
         text = msgspec.json.encode(steps).decode() if isinstance(steps, list) else steps

@@ -94,9 +94,8 @@ class Switches:
         """Whether there is such a switch. Raises SandboxFailure bad-request naming those that there are."""
         if name not in self._known:
             known = ", ".join(sorted(self._known))
-            raise SandboxFailure(
-                "bad-request", f"fault {name!r} is not known{rules.near(name, self._known)}; there are: {known}"
-            )
+            hint = "; it needs a world of `enid sandbox up`" if name in HELP else rules.near(name, self._known)
+            raise SandboxFailure("bad-request", f"fault {name!r} is not known here{hint}; there are: {known}")
 
     def _table(self, net: Delayed | None, server: Server | None) -> dict[str, Callable[[str], Deed]]:
         """By name: a value in words (empty: cleared) to what it does. Each raises ValueError for a value that is none.
@@ -223,7 +222,7 @@ def _paths(text: str) -> tuple[str, ...]:
 
 def _notice(truth: Truth, text: str) -> Notice:
     notice = msgspec.json.decode(text, type=Notice) if text else Notice()
-    rules.check_instance(truth, notice.instance)
+    rules.check_notice(truth, notice)
     return notice
 
 

@@ -135,7 +135,7 @@ def test_a_switch_is_shown_set_and_cleared(served: Served) -> None:
     assert says("throttle") == (0, "throttle=off\n")
     for words in (("throtle",), ("throtle", "on")):
         done = CliRunner().invoke(sandbox, ["--dir", str(served.folder), "fault", *words])
-        assert (done.exit_code, "'throtle' is not known; near: throttle; there are: " in done.stderr) == (2, True)
+        assert (done.exit_code, "'throtle' is not known here; near: throttle; there are: " in done.stderr) == (2, True)
 
 
 def test_a_step_that_failed_is_shown_and_counted(served: Served, tmp_path: Path) -> None:
