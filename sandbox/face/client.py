@@ -7,6 +7,7 @@ caller can use outside is the folder.
 
 from __future__ import annotations
 
+import math
 import os
 import signal as signals
 import socket
@@ -347,6 +348,9 @@ class Sandbox(Steering):
         self._raw(do, 60.0, fields)
 
     def _raw(self, do: str, patience: float, fields: Mapping[str, object]) -> msgspec.Raw:
+        for name, value in fields.items():
+            if isinstance(value, float) and not math.isfinite(value):  # JSON has no such numbers
+                raise SandboxFailure("bad-request", f"{do}: {name}={value}: it must be a finite number")
         patience = patience + 30.0 if self._patience is None else self._patience
         with lifetime.dial(self.folder, "control.sock") as link:
             link.settimeout(patience)

@@ -152,7 +152,7 @@ class EndpointRequests(Steer):
             pods=0,
             enis=len(endpoint.truth.enis),
             drops={},
-            faults=endpoint.switches.current(),
+            faults=endpoint.script.summary(),
         )
 
     def counters(self) -> list[Drop]:

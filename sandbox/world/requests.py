@@ -61,7 +61,7 @@ class Requests(Steer):
             pods=sum(len(state.runtime.pods()) for state in world.states()),
             enis=len(world.truth.enis),
             drops=drops,
-            faults=world.switches.current(),
+            faults=world.script.summary(),
             branches=world.fabric.branches(),
         )
 

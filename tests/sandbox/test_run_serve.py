@@ -116,6 +116,48 @@ def test_faults_from_a_file_and_one_by_one(served: Served, tmp_path: Path) -> No
     assert served.call("fault", "--clear", "*")["switches"] == {"hits:DescribeVpcs": "1"}
 
 
+def test_a_switch_is_shown_set_and_cleared(served: Served) -> None:
+    """Its name alone changes nothing; every answer has one shape."""
+
+    def says(*words: str) -> tuple[int, str]:
+        done = CliRunner().invoke(sandbox, ["--dir", str(served.folder), "fault", *words])
+        return done.exit_code, done.stdout
+
+    assert says() == (0, "no faults\n")
+    assert says("api-lag", "5") == (0, "api-lag=5\n")
+    for _ in range(2):
+        assert says("api-lag") == (0, "api-lag=5\n")
+    shapes = [served.call("fault", *words) for words in ((), ("api-lag",), ("api-lag", "6"), ("--clear", "api-lag"))]
+    assert [found.keys() == {"switches", "rules", "waiting", "failures"} for found in shapes] == [True] * 4
+    assert [found["switches"].get("api-lag") for found in shapes] == ["5", "5", "6", None]
+    assert says("throttle", "on") == (0, "throttle=on\n")
+    assert says("throttle", "off") == (0, "no faults\n")
+    assert says("throttle") == (0, "throttle=off\n")
+    for words in (("throtle",), ("throtle", "on")):
+        done = CliRunner().invoke(sandbox, ["--dir", str(served.folder), "fault", *words])
+        assert (done.exit_code, "'throtle' is not known here; near: throttle; there are: " in done.stderr) == (2, True)
+
+
+def test_a_step_that_failed_is_shown_and_counted(served: Served, tmp_path: Path) -> None:
+    world = Sandbox.connect(served.folder)
+    world.time(rate=0)
+    file = tmp_path / "faults.json"
+    file.write_text('[{"at": 9, "clear": "*"}, {"at": 5, "stop": "blue"}, {"at": 6, "stop": "blue"}]')
+    served.call("fault", "--file", str(file))
+    blue = next(node.instance_id for node in world.nodes() if node.name == "blue")
+    world.time(advance=5)
+    served.ec2.terminate_instances(InstanceIds=[blue])
+    world.time(advance=1)
+    shown = CliRunner().invoke(sandbox, ["--dir", str(served.folder), "fault"]).stdout.splitlines()
+    assert [line.split()[:2] for line in shown if line.startswith("s")] == [["s1", "waits"], ["s3", "failed"]]
+    assert "there is no instance 'blue'" in shown[-1]
+    status = CliRunner().invoke(sandbox, ["--dir", str(served.folder), "status"]).stdout
+    assert "faults:  waiting=1, failed=1" in status
+    served.call("fault", "--clear", "*")
+    status = CliRunner().invoke(sandbox, ["--dir", str(served.folder), "status"]).stdout
+    assert "faults:  none" in status
+
+
 def test_a_bad_file_is_refused_by_name(served: Served, tmp_path: Path) -> None:
     file = tmp_path / "faults.json"
     file.write_text('[{"rule": {"action": "DescribeVpc", "delay": 1}}]')
@@ -136,7 +178,7 @@ def test_time_stopped_and_advanced(served: Served) -> None:
     assert served.metadata("blue", path) == eni["primary_ip"]
     assert served.call("time", "--advance", "1000")["now"] == stopped["now"] + 1000
     assert len(served.metadata("blue", path).split()) == 2
-    for words in (["--rate", "-1"], ["--advance", "-5"]):
+    for words in (["--rate", "-1"], ["--advance", "-5"], *(["--rate", bad] for bad in ("nan", "inf", "-inf"))):
         done = CliRunner().invoke(sandbox, ["--dir", str(served.folder), "time", *words])
         assert (done.exit_code, "time: " in done.stderr) == (2, True)
 
