@@ -91,7 +91,7 @@ class Sandbox(Steering):
         return self.status().nodes
 
     def node_add(self, name: str, instance_type: str, subnet: int = 0) -> shapes.Node:
-        """One more instance, booted, with its Kubernetes node object."""
+        """One more instance, with its Kubernetes node object; booted, unless the network is late (net-lag, nic-lag)."""
         return self._ask(shapes.Node, "node_add", node=name, instance_type=instance_type, subnet=subnet)
 
     def node_folder(self, name: str) -> Path:
@@ -123,7 +123,7 @@ class Sandbox(Steering):
     ) -> shapes.Completed:
         """Run a command in the node's network namespace and wait. Its environment: `node_env` plus `env`.
 
-        Raises SandboxFailure: unknown, timeout (the command is killed), bad-request (cannot be executed).
+        Raises SandboxFailure: unknown, stopped, timeout (the command is killed), bad-request (cannot be executed).
         """
         return self._ask(
             shapes.Completed,
@@ -150,7 +150,7 @@ class Sandbox(Steering):
 
         `where`: a node, NODE/NAMESPACE/POD, `internet` or `router`. `terminal`: standard input is a terminal that
         becomes the command's controlling one. `timeout` in seconds (none by default), then it is killed.
-        The Execution raises SandboxFailure: unknown, bad-request (cannot be executed), timeout, not-running.
+        The Execution raises SandboxFailure: unknown, stopped, bad-request (cannot be executed), timeout, not-running.
         """
         ask = {"do": "exec", "where": where, "argv": list(argv), "env": dict(env or {}), "terminal": terminal}
         link = lifetime.dial(self.folder, "control.sock")
@@ -166,7 +166,7 @@ class Sandbox(Steering):
     ) -> shapes.Process:
         """Start a long-running process; its output goes to `log/NAME.out` of the node's folder.
 
-        Raises SandboxFailure `exists` while one of that name runs.
+        Raises SandboxFailure `exists` while one of that name runs, `stopped`.
         """
         return self._ask(shapes.Process, "node_spawn", node=node, name=name, argv=list(argv), env=dict(env or {}))
 
@@ -255,7 +255,7 @@ class Sandbox(Steering):
         """A sandbox by the small runtime: new namespace, then the node's conflist.
 
         The pod appears in the Kubernetes stand-in first, bound to the node. A CNI failure is in the answer, not raised.
-        Raises SandboxFailure `exists`, `unknown`, `cni` (no conflist).
+        Raises SandboxFailure `exists`, `unknown`, `stopped`, `cni` (no conflist).
         """
         return self._ask(
             shapes.PodAnswer,

@@ -47,7 +47,7 @@ class Signal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field=
 def execute(world: World, ask: Exec, lines: Lines) -> int:
     """Run to the end; the exit status, negative if a signal ended it.
 
-    Raises SandboxFailure: unknown, bad-request (cannot be started), timeout (killed by then).
+    Raises SandboxFailure: unknown, stopped, bad-request (cannot be started), timeout (killed by then).
     """
     files = lines.take_descriptors()
     try:

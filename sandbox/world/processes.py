@@ -137,8 +137,14 @@ class Processes:
             return child.wait()
 
     def listing(self, namespaces: Mapping[str, str]) -> list[Process]:
-        """All processes in one of `namespaces` (node to path), and spawned ones that have ended."""
-        nodes = {netns.identity(where)[1]: node for node, where in namespaces.items()}
+        """All processes in one of `namespaces` (node to path), and spawned ones that have ended.
+
+        A namespace that is not there (a stopped node's) has none.
+        """
+        nodes = {}
+        for node, where in namespaces.items():
+            with suppress(FileNotFoundError):
+                nodes[netns.identity(where)[1]] = node
         with self._lock:
             spawned = dict(self._spawned)
         names = {child.pid: name for (_, name), child in spawned.items() if child.poll() is None}
