@@ -45,8 +45,8 @@ def test_what_runs_in_a_node_ends_with_it(world: Sandbox, fresh: Node, action: s
     script = "setsid sleep 1000 & echo $! $$; exec sleep 1000"
     where = (fresh.name, f"{fresh.name}/end/pod")
     with (
-        world.exec(where[0], ["sh", "-c", script], files=(null, writer, null)) as attended,
-        world.exec(where[1], ["sh", "-c", script], files=(null, writer, null)) as in_pod,
+        world.exec(where[0], ["sh", "-c", script], files=(null, writer, null), timeout=60) as attended,
+        world.exec(where[1], ["sh", "-c", script], files=(null, writer, null), timeout=60) as in_pod,
         open(reader) as told,
     ):
         pids = [*told.readline().split(), *told.readline().split()]
