@@ -78,18 +78,20 @@ def execute(
 ) -> None:
     """Run COMMAND (a shell if there is none) in WHERE: a node, NODE/NAMESPACE/POD, `internet` or `router`.
 
-    It has this command's own input and output, and its terminal if it has one; signals reach it. The exit status is
-    its own, 128 and the signal's number if a signal ended it, and 124 after --timeout.
+    It has this command's own input and output, and its terminal if it has one; signals reach it. It begins in the
+    current folder (in / if the sandbox has none such), and finds programs as the caller does. The exit status is its
+    own, 128 and the signal's number if a signal ended it, and 124 after --timeout.
     """
     world = Sandbox.connect(folder)
     words = list(command[1:] if command[:1] == ("--",) else command)
-    variables = dict(env)
+    variables = {"PATH": attach.search_path(), **dict(env)}
     if not words:
         words, variables = ["bash", "--norc"], {"PS1": f"{where}:\\w\\$ ", **variables}
+    cwd = attach.folder()
 
     def start(files: tuple[int, int, int], terminal: bool) -> Execution:
         given = {**attach.same_terminal(), **variables} if terminal else variables
-        return world.exec(where, words, files=files, env=given, terminal=terminal, timeout=timeout)
+        return world.exec(where, words, files=files, env=given, cwd=cwd, terminal=terminal, timeout=timeout)
 
     try:
         status = attach.run(start, terminal=not no_tty)

@@ -121,7 +121,9 @@ class Sandbox(Steering):
         stdin: bytes = b"",
         timeout: float = 60.0,
     ) -> shapes.Completed:
-        """Run a command in the node's network namespace and wait. Its environment: `node_env` plus `env`.
+        """Run a command in the node's network namespace, in the folder `/`, and wait.
+
+        Its environment: `node_env` with a fixed PATH, plus `env`.
 
         Raises SandboxFailure: unknown, stopped, timeout (the command is killed), bad-request (cannot be executed).
         """
@@ -143,19 +145,23 @@ class Sandbox(Steering):
         *,
         files: tuple[int, int, int] = (0, 1, 2),
         env: Mapping[str, str] | None = None,
+        cwd: str = "/",
         terminal: bool = False,
         timeout: float | None = None,
     ) -> Execution:
         """Start a command with these descriptors as its standard input, output and error. It dies with its Execution.
 
-        `where`: a node, NODE/NAMESPACE/POD, `internet` or `router`. `terminal`: standard input is a terminal that
-        becomes the command's controlling one. `timeout` in seconds (none by default), then it is killed.
+        `where`: a node, NODE/NAMESPACE/POD, `internet` or `router`. Nothing is taken over from the caller unasked: its
+        environment is that of the place (a node's has `node_env`), a fixed PATH among it, plus `env`, and it begins in
+        the folder `cwd`, in `/` if the world has none such (its /run and /proc are its own). `terminal`: standard input
+        is a terminal that becomes the command's controlling one. `timeout` in seconds (none by default), then it is
+        killed.
         The Execution raises SandboxFailure: unknown, stopped, bad-request (cannot be executed), timeout, not-running.
         """
-        ask = {"do": "exec", "where": where, "argv": list(argv), "env": dict(env or {}), "terminal": terminal}
+        command = {"argv": list(argv), "env": dict(env or {}), "cwd": cwd, "terminal": terminal, "timeout": timeout}
         link = lifetime.dial(self.folder, "control.sock")
         try:
-            wire.send(link, msgspec.json.encode({**ask, "timeout": timeout}) + b"\n", files)
+            wire.send(link, msgspec.json.encode({"do": "exec", "where": where, **command}) + b"\n", files)
         except OSError as error:
             link.close()
             raise SandboxFailure("not-running", f"exec: the sandbox in {self.folder} went away: {error}") from error
