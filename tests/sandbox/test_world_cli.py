@@ -154,9 +154,10 @@ def test_the_shell_completes_what_there_is(world: Sandbox, fresh: Node, tmp_path
 
 @pytest.mark.root
 def test_drops_are_shown_with_their_reasons(world: Sandbox, nodes: list[Node]) -> None:
-    assert world.internet_exec(["ping", "-c1", "-W1", world.node("node-2").primary_ip]).rc != 0
+    address = world.node("node-2").primary_ip
+    assert world.internet_exec(["ping", "-c1", "-W1", address]).rc != 0
     rows = json.loads(call(world.folder, "drops", "-o", "json").stdout)
-    found = [row for row in rows if (row["reason"], row["port"]) == ("unknown", "internet0")]
+    found = [row for row in rows if (row["reason"], row["port"], row["address"]) == ("unknown", "internet0", address)]
     assert [row["packets"] > 0 for row in found] == [True]
     assert "internet0" in call(world.folder, "drops").stdout
     status = call(world.folder, "status").stdout
