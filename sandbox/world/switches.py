@@ -38,6 +38,7 @@ HELP: Final = {
     "route-lag": "seconds that a device's addresses are not routed after it has appeared",
     "attach-delay": "seconds that an attachment takes",
     "detach-delay": "seconds that a detachment takes",
+    "launch-delay": "seconds that a launched instance is pending before it is running",
     "attach-stuck": "how many of the next attachments stay attaching until this is cleared; on: all",
     "detach-stuck": "how many of the next detachments stay detaching until this is cleared; on: all",
     "kube": "hang, away, slow:SECONDS, cut (watches and connections, once) or expire (410 for all watches, once)",
@@ -101,6 +102,7 @@ class Switches:
             "imds-notice": lambda text: self._imds.notify(msgspec.json.decode(text, type=Notice) if text else Notice()),
             "attach-delay": lambda text: self._delay("attach", text),
             "detach-delay": lambda text: self._delay("detach", text),
+            "launch-delay": lambda text: self._delay("launch", text),
             "attach-stuck": lambda text: self._stuck("attach", text),
             "detach-stuck": lambda text: self._stuck("detach", text),
         }

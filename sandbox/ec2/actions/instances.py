@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 from sandbox.ec2 import errors
@@ -204,7 +205,8 @@ def run_instances(call: Call) -> Result:
     instance = call.truth.instances.get(call.once(make))
     if instance is None or instance.state in ("shutting-down", "terminated"):
         raise errors.TOKEN_OF_THE_DEAD()
-    return _reservation(call, instance)
+    # As the first answer to the token, which AWS gives while the instance is on its way to `running`.
+    return _reservation(call, replace(instance, state="pending") if instance.state == "running" else instance)
 
 
 def _launch_network(call: Call) -> dict[str, Any]:
