@@ -30,6 +30,7 @@ class Life(Trunks):
     """Adds the states of instances between launch and end."""
 
     metadata_defaults = MetadataDefaults()
+    metadata_ipv6 = False  # whether the metadata of every instance answers over IPv6 too
     rebooted: Callable[[str], None] | None = None  # told of each reboot, of which the records know nothing
 
     def stop_instance(self, instance_id: str) -> Instance:

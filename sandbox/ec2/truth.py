@@ -155,8 +155,9 @@ class Truth(Life):
             if eni.attachment is None:
                 continue
             seen = eni.attachment.status != "attaching" and eni.interface_type != "efa-only"
-            self._forget_eni(eni)
+            self._part_branches(eni)
             if eni.attachment.delete_on_termination:
+                self._forget_eni(eni)
                 self._give_back(eni)
                 self._drop_eni(eni)
                 if seen:

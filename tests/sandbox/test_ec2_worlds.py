@@ -176,6 +176,15 @@ def test_a_launch_that_was_stopped_does_not_hasten_the_next_start(a: Account) ->
     assert shown_state(a, node)["Name"] == "running"
 
 
+def test_a_launch_shows_its_interface_whatever_the_lag_of_describe(a: Account) -> None:
+    a.truth.api.lag = 10
+    run = {"InstanceType": "m5.large", "MinCount": 1, "MaxCount": 1, "SubnetId": a.subnet.subnet_id}
+    [made] = a.ec2.run_instances(**run)["Instances"]
+    [interface] = made["NetworkInterfaces"]
+    assert interface["PrivateIpAddress"] == made["PrivateIpAddress"]
+    assert made["SecurityGroups"] == interface["Groups"] != []
+
+
 def shown_state(a: Account, instance_id: str) -> dict[str, Any]:
     [reservation] = a.ec2.describe_instances(InstanceIds=[instance_id])["Reservations"]
     state: dict[str, Any] = reservation["Instances"][0]["State"]
@@ -190,6 +199,10 @@ def test_metadata_options_and_defaults(a: Account) -> None:
     assert (changed["HttpTokens"], changed["HttpPutResponseHopLimit"], changed["HttpEndpoint"]) == (
         "optional", 3, "disabled",
     )  # fmt: skip
+    assert changed["HttpProtocolIpv6"] == "disabled"
+    a.truth.metadata_ipv6 = True
+    [shown] = a.ec2.describe_instances(InstanceIds=[ids])["Reservations"][0]["Instances"]
+    assert shown["MetadataOptions"] == {**changed, "State": "applied", "HttpProtocolIpv6": "enabled"}
     assert a.ec2.get_instance_metadata_defaults()["AccountLevel"] == {"ManagedBy": "account"}
     a.ec2.modify_instance_metadata_defaults(HttpTokens="optional", HttpPutResponseHopLimit=2)
     level = a.ec2.get_instance_metadata_defaults()["AccountLevel"]
