@@ -111,6 +111,7 @@ class World:
         self._step("VPC; EC2, metadata and Kubernetes servers")
         self._subnet_ids += furnish.furnish(self.truth, self.scenario)
         self.truth.wired_vpc = next(iter(self.truth.vpcs))
+        self.truth.metadata_ipv6 = self.scenario.imds_ipv6
         self._serve()
         threading.Thread(target=self._tick, name="tick", daemon=True).start()
         threading.Thread(target=self._poll, name="poll", daemon=True).start()
