@@ -198,6 +198,8 @@ class Addresses(Reservations):
 
     def _plan(self, space: Space4 | Space6, wanted: Wanted, taker: Eni | None = None) -> Plan:
         """Check what is named and choose what is counted, together. With `taker`, addresses may be moved to it."""
+        if isinstance(space, Space6) and wanted.slots > self.types.widest6():
+            raise errors.LIMIT_IPV6()  # what a subnet of 2^64 addresses would not refuse
         plan = Plan()
         named = [space.offset(address) for address in wanted.addresses]
         named_blocks = [space.block(prefix) for prefix in wanted.prefixes]

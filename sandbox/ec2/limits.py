@@ -120,6 +120,12 @@ class Catalogue:
             self._branches = json.loads((DATA / "branches.json").read_text())["types"]
         return self._branches.get(name)
 
+    def widest6(self) -> int:
+        """The most IPv6 addresses and prefixes that an ENI of any type holds."""
+        self._load()
+        found = [shape[2] for shape in self._shapes if isinstance(shape[2], int)]
+        return max(*found, *(kind.ipv6_per_eni for kind in self._own.values()))
+
     def names(self) -> list[str]:
         """All names, sorted."""
         return sorted(self._load().keys() | self._own.keys())

@@ -176,6 +176,24 @@ def test_a_launch_that_was_stopped_does_not_hasten_the_next_start(a: Account) ->
     assert shown_state(a, node)["Name"] == "running"
 
 
+def test_user_data_is_base64_on_the_wire_only(a: Account) -> None:
+    """boto3 encodes it as the protocol asks; the instance finds what was given."""
+    run = {"InstanceType": "m5.large", "MinCount": 1, "MaxCount": 1, "SubnetId": a.subnet.subnet_id}
+    [made] = a.ec2.run_instances(**run, UserData="#!/bin/sh\necho é")["Instances"]
+    assert a.truth.instance(made["InstanceId"]).user_data == "#!/bin/sh\necho é".encode()
+
+
+def test_the_first_ipv6_address_is_shown_by_itself_too(a: Account) -> None:
+    """Controllers read NetworkInterface.Ipv6Address of a branch that they make."""
+    eni = a.new(Ipv6AddressCount=2)
+    shown = a.describe(eni)
+    assert shown["Ipv6Address"] == a.truth.eni(eni).ipv6_addresses[0]
+    assert "Ipv6Address" not in a.describe(a.eni)
+    a.ec2.assign_ipv6_addresses(NetworkInterfaceId=a.eni, Ipv6AddressCount=1)
+    [reservation] = a.ec2.describe_instances(InstanceIds=[a.node.instance_id])["Reservations"]
+    assert reservation["Instances"][0]["Ipv6Address"] == a.truth.eni(a.eni).ipv6_addresses[0]
+
+
 def test_a_launch_shows_its_interface_whatever_the_lag_of_describe(a: Account) -> None:
     a.truth.api.lag = 10
     run = {"InstanceType": "m5.large", "MinCount": 1, "MaxCount": 1, "SubnetId": a.subnet.subnet_id}

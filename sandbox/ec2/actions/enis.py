@@ -21,6 +21,7 @@ from sandbox.ec2.actions.registry import (
     tag_set,
     tags_for,
     wanted6,
+    within,
 )
 from sandbox.ec2.codec import Kept
 from sandbox.ec2.records import Attachment, Conntrack, Eni, Group
@@ -78,6 +79,7 @@ def eni_result(call: Call, eni: Eni, status: str = "") -> Result:
         "Description": eni.description,
         "Groups": group_list(call, eni.groups),
         "InterfaceType": eni.interface_type,
+        "Ipv6Address": next(iter(eni.ipv6_addresses), None),
         "Ipv6Addresses": [{"Ipv6Address": address} for address in eni.ipv6_addresses],
         "Ipv6Prefixes": [{"Ipv6Prefix": prefix} for prefix in eni.ipv6_prefixes] or None,
         "MacAddress": eni.mac,
@@ -205,7 +207,7 @@ def create_network_interface(call: Call) -> Result:
             private_ip=primary,
             addresses=secondary,
             count=members.get("SecondaryPrivateIpAddressCount", 0),
-            prefixes=[one["Ipv4Prefix"] for one in members.get("Ipv4Prefixes", ())],
+            prefixes=within(members, "Ipv4Prefixes", "Ipv4Prefix"),
             prefix_count=members.get("Ipv4PrefixCount", 0),
             ipv6=wanted6(members),
             groups=members.get("Groups", ()),

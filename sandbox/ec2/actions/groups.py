@@ -103,6 +103,8 @@ def create_security_group(call: Call) -> Result:
     members, truth = call.members, call.truth
     if "VpcId" not in members:
         raise errors.NOT_SIMULATED(what="CreateSecurityGroup without VpcId (default VPCs)")
+    if not members["Description"]:
+        raise errors.MISSING_PARAMETER(name="GroupDescription")
     tags = tags_for(call, "security-group")
     group = truth.create_group(members["VpcId"], members["GroupName"], members["Description"], tags=tags)
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import replace
 from typing import Any, Final
 
@@ -22,12 +23,16 @@ from sandbox.ec2.actions.registry import (
     tag_set,
     tags_for,
     wanted6,
+    within,
 )
 from sandbox.ec2.limits import InstanceType
 from sandbox.ec2.records import NO_TAGS, Eni, Instance
 from sandbox.ec2.truth import DEFAULT_IMAGE
 from sandbox.ec2.views import Reader
 
+MOST_USER_DATA: Final = 16_384  # bytes; EC2 guide, "Run commands when you launch an EC2 instance with user data input"
+# What AWS makes at a launch and tags, and what is not made here.
+NOT_MADE: Final = {"elastic-gpu", "spot-instances-request", "volume"}
 STATE_CODES: Final = {"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "stopping": 64, "stopped": 80}
 
 
@@ -83,6 +88,7 @@ def _instance(call: Call, instance: Instance, reader: Reader | None) -> Result:
         "ImageId": instance.image_id,
         "InstanceId": instance.instance_id,
         "InstanceType": instance.instance_type,
+        "Ipv6Address": next(iter(primary.ipv6_addresses), None) if primary else None,
         "KeyName": instance.key_name or None,
         "LaunchTime": instance.launched_at,
         "MetadataOptions": metadata_options(call, instance),
@@ -180,6 +186,9 @@ def run_instances(call: Call) -> Result:
         raise errors.INVALID_VALUE(value=zone, name="availabilityZone", why="The subnet is in another zone.")
     options, defaults = members.get("MetadataOptions", {}), call.truth.metadata_defaults
     primary, secondary = named_addresses(network)
+    user_data = _user_data(members.get("UserData", ""))
+    if unmade := {spec.get("ResourceType", "") for spec in members.get("TagSpecifications", ())} & NOT_MADE:
+        raise errors.NOT_SIMULATED(what=f"tags for {min(unmade)} of action RunInstances")
 
     def make() -> str:
         return call.truth.run_instance(
@@ -189,7 +198,7 @@ def run_instances(call: Call) -> Result:
             private_ip=primary,
             addresses=secondary,
             count=network.get("SecondaryPrivateIpAddressCount", 0),
-            prefixes=[one["Ipv4Prefix"] for one in network.get("Ipv4Prefixes", ())],
+            prefixes=within(network, "Ipv4Prefixes", "Ipv4Prefix"),
             prefix_count=network.get("Ipv4PrefixCount", 0),
             ipv6=wanted6(network),
             delete_on_termination=network.get("DeleteOnTermination", True),
@@ -199,7 +208,7 @@ def run_instances(call: Call) -> Result:
             metadata_on=options.get("HttpEndpoint", defaults.endpoint or "enabled") == "enabled",
             image_id=members.get("ImageId", DEFAULT_IMAGE),
             key_name=members.get("KeyName", ""),
-            user_data=members.get("UserData", "").encode(),
+            user_data=user_data,
             tags=tags_for(call, "instance", "network-interface"),
             eni_tags=tags_for(call, "network-interface", "instance"),
         ).instance_id
@@ -209,6 +218,20 @@ def run_instances(call: Call) -> Result:
         raise errors.TOKEN_OF_THE_DEAD()
     # As the first answer to the token, which AWS gives while the instance is on its way to `running`.
     return _reservation(call, replace(instance, state="pending") if instance.state == "running" else instance)
+
+
+def _user_data(text: str) -> bytes:
+    """API reference, RunInstances: the text is base64, and the instance sees what it says.
+
+    Raises BAD_USER_DATA, LONG_USER_DATA.
+    """
+    try:
+        data = base64.b64decode(text, validate=True)
+    except ValueError:
+        raise errors.BAD_USER_DATA() from None
+    if len(data) > MOST_USER_DATA:
+        raise errors.LONG_USER_DATA(most=MOST_USER_DATA)
+    return data
 
 
 def _launch_network(call: Call) -> dict[str, Any]:

@@ -254,12 +254,20 @@ def tag_set(tags: Tags) -> list[dict[str, str]]:
     return [{"Key": key, "Value": value} for key, value in tags.items()]
 
 
+def within(members: Mapping[str, Any], name: str, key: str) -> list[str]:
+    """The one member of each structure of a list. Raises MISSING_PARAMETER for a structure without it."""
+    for one in members.get(name, ()):
+        if key not in one:
+            raise errors.MISSING_PARAMETER(name=f"{name}.{key}")
+    return [one[key] for one in members.get(name, ())]
+
+
 def wanted6(members: Mapping[str, Any], *, flat: bool = False) -> Wanted:
-    """The IPv6 members of a request. `flat`: the lists hold texts, not structures."""
+    """The IPv6 members of a request. `flat`: the lists hold texts, not structures. Raises MISSING_PARAMETER."""
     addresses, prefixes = members.get("Ipv6Addresses", ()), members.get("Ipv6Prefixes", ())
     if not flat:
-        addresses = [one["Ipv6Address"] for one in addresses]
-        prefixes = [one["Ipv6Prefix"] for one in prefixes]
+        addresses = within(members, "Ipv6Addresses", "Ipv6Address")
+        prefixes = within(members, "Ipv6Prefixes", "Ipv6Prefix")
     return Wanted(
         tuple(addresses), members.get("Ipv6AddressCount", 0), tuple(prefixes), members.get("Ipv6PrefixCount", 0)
     )
