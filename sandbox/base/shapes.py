@@ -5,7 +5,7 @@ They travel as JSON objects with exactly these names; bytes travel as base64.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -142,13 +142,22 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     groups: list[str] = []
 
 
-class Drop(msgspec.Struct, frozen=True):
-    """Packets that the router dropped.
+# By reason: why the router drops a packet, and what its row holds.
+DROPS: Final = {
+    "spoof": "sent from an address that its ENI does not have (source check); address: the source",
+    "unknown": "sent to an address that no ENI holds; address: the destination",
+    "broadcast": "sent to a broadcast or multicast address, which a VPC does not carry; address: the destination",
+    "security-group": "allowed by no rule of the ENI's groups; rules: their direction, ingress or egress; "
+    "address: the other side",
+    "mtu": "larger than the MTU on its way, and not to be fragmented; address: the sender; bytes: the router's answers",
+    "hop-limit": "out of hops (TTL), as metadata answers are on their way into a pod; address: the sender; "
+    "bytes: the router's answers",
+}
 
-    `reason`: spoof (`address` is the source); unknown, broadcast (destination); security-group (the other side;
-    `direction` is that of its rules, ingress or egress); mtu, hop-limit (the sender; `bytes` are those of the router's
-    answer).
-    """
+
+class Drop(msgspec.Struct, frozen=True):
+    """Packets that the router dropped. `reason` is one of DROPS, which says what `address`, `direction` and `bytes`
+    are; `direction` is empty for most."""
 
     reason: str
     port: str
@@ -185,7 +194,10 @@ class ProbeReport(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """The world at a glance. Paths are valid outside the daemon; `branches` says how branch ENIs reach a node."""
+    """The world at a glance. Paths are valid outside the daemon; `branches` says how branch ENIs reach a node.
+
+    `faults`: switches that are set, and how many rules are in force, steps wait and steps failed, where any do.
+    """
 
     folder: str
     pid: int

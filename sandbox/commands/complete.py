@@ -18,6 +18,11 @@ from sandbox.face.client import Sandbox, default_folder
 from sandbox.world.switches import HELP
 
 PATIENCE_SECONDS: Final = 0.5
+# By fault: the values that are words.
+VALUES: Final = {
+    **dict.fromkeys(("throttle", "latency", "imds-stuck", "attach-stuck", "detach-stuck"), ("on",)),
+    "kube": ("hang", "away", "slow:", "cut", "expire"),
+}
 Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
 
@@ -74,10 +79,23 @@ def _logs(ctx: click.Context) -> list[str]:
     return [entry.name for entry in place.iterdir()]
 
 
+def _devices(ctx: click.Context) -> list[str]:
+    found = _world(ctx).status().nodes
+    return [name for node in found for name in (node.name, *(f"{node.name}/{nic.ifname}" for nic in node.nics))] + [
+        nic.eni_id for node in found for nic in node.nics
+    ]
+
+
 def _values(ctx: click.Context) -> Sequence[str]:
-    return {"throttle": ["on"], "latency": ["on"], "kube": ["hang", "away", "slow:"]}.get(
-        str(ctx.params.get("name")), []
-    )
+    return [*VALUES.get(str(ctx.params.get("name")), ()), "off"]
+
+
+def _fault_ids(ctx: click.Context) -> list[str]:
+    """What can be cleared now."""
+    found = _world(ctx).faults()
+    switches = [name for name in found.switches if name in HELP]
+    ids = [one.id for one in found.rules] + [one.id for one in found.waiting] + [one.id for one in found.failures]
+    return ["*", *switches, *ids]
 
 
 node = _completer(_nodes)
@@ -88,3 +106,5 @@ log_folder = _completer(_folders)
 log = _completer(_logs)
 fault = _completer(lambda _: HELP)
 fault_value = _completer(_values)
+fault_id = _completer(_fault_ids)
+device = _completer(_devices)

@@ -15,45 +15,68 @@ from sandbox.face.client import Sandbox
 from sandbox.world import switches
 from sandbox.world.script import FaultList
 
-_HELP = "Names: " + "; ".join(f"{name}: {text}" for name, text in switches.HELP.items())
 
-
-@click.command(cls=out.Command, epilog=_HELP)
-@click.argument("name", default="", shell_complete=complete.fault)
-@click.argument("value", default="", shell_complete=complete.fault_value)
+@click.command(
+    cls=out.Command,
+    legends={"Names, and what they take": switches.HELP},
+    examples=(
+        "enid sandbox fault api-lag 5              # Describe calls show what was true 5 s ago",
+        "enid sandbox fault api-lag                # its value",
+        "enid sandbox fault api-lag off            # as on a good day",
+        """enid sandbox fault ec2 '{"action": "Assign*", "error": "RequestLimitExceeded", "times": 20}'""",
+        "enid sandbox fault --file faults.json     # a script; docs/sandbox.md has its fields",
+        "enid sandbox fault --clear '*'            # all is well again",
+    ),
+)
+@click.argument("name", required=False, shell_complete=complete.fault, help="One of those below.")
+@click.argument(
+    "value",
+    required=False,
+    shell_complete=complete.fault_value,
+    help="What it is set to; off clears it; none shows it.",
+)
 @click.option(
     "--file",
     "-f",
     "file",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="Load a script: a JSON list of steps.",
+    help="Load a script: a JSON list of steps, wholly or not at all.",
 )
-@click.option("--clear", "-c", metavar="ID", help="Clear a rule or step by its id, a name, or all (*).")
+@click.option(
+    "--clear",
+    "-c",
+    metavar="ID",
+    shell_complete=complete.fault_id,
+    help="Clear a rule or step by its id, a fault by its name, or all (*).",
+)
 @out.output_option
 @click.pass_context
-def fault(ctx: click.Context, name: str, value: str, file: Path | None, clear: str | None, output: str) -> None:
-    """Set fault NAME to VALUE (none clears it), load a script, or clear one; without any of these list all."""
-    if sum((bool(name), file is not None, clear is not None)) > 1:
+def fault(
+    ctx: click.Context, name: str | None, value: str | None, file: Path | None, clear: str | None, output: str
+) -> None:
+    """List, show, set and clear what goes wrong.
+
+    Lists everything that is set, waits or failed, also after setting, loading or clearing; NAME alone shows its value.
+    """
+    if sum((name is not None, file is not None, clear is not None)) > 1:
         raise click.UsageError("one of NAME, --file and --clear at a time", ctx)
     world = Sandbox.connect(ctx.obj)
     if clear is not None:
         world.clear_fault(clear)
     elif file is not None:
         world.load_faults(file.read_bytes().decode(errors="replace"))
-    elif name:
-        now = world.fault(name, value)
-        if output == "json":
-            out.print_json(now)
-        for key, text in now.items() if output != "json" else ():
-            click.echo(f"{key}={text}")
-        return
-    _print(world.faults(), output)
-
-
-def _print(found: FaultList, output: str) -> None:
+    elif name is not None:
+        world.fault(name, value)
+    found = world.faults()
     if output == "json":
         out.print_json(found)
-        return
+    elif name is not None and value is None:
+        click.echo(f"{name}={found.switches.get(name, 'off')}")
+    else:
+        _print(found)
+
+
+def _print(found: FaultList) -> None:
     for key, text in found.switches.items():
         click.echo(f"{key}={text}")
     rows = [
@@ -69,8 +92,9 @@ def _print(found: FaultList, output: str) -> None:
         (one.id, "waits", f"{one.left:g} {'calls' if one.step.after else 's'}", _brief(one.step))
         for one in found.waiting
     ]
-    if rows:
-        out.table(["id", "state", "count", "what"], rows, empty="")
+    rows += [(one.id, "failed", "", f"{one.why}: {_brief(one.step)}") for one in found.failures]
+    if rows or not found.switches:
+        out.table(["id", "state", "count", "what"], rows, empty="no faults")
 
 
 def _brief(record: msgspec.Struct) -> str:
@@ -78,9 +102,16 @@ def _brief(record: msgspec.Struct) -> str:
     return msgspec.json.encode(record).decode()
 
 
-@click.command(cls=out.Command)
-@click.option("--rate", type=float, help="Seconds of the world per second: 0.1 slows it, 0 stops it, 1 is real time.")
-@click.option("--advance", type=float, default=0.0, metavar="SECONDS", help="Jump ahead.")
+@click.command(
+    cls=out.Command,
+    examples=(
+        "enid sandbox time --rate 0         # stop it",
+        "enid sandbox time --advance 600    # ten minutes later",
+        "enid sandbox time --rate 1         # real time again",
+    ),
+)
+@click.option("--rate", type=float, help="Seconds of the world per second: 0 stops it, 1 is real time, at most 1000.")
+@click.option("--advance", type=float, default=0.0, metavar="SECONDS", help="Jump ahead, by ten years at most.")
 @out.output_option
 @click.pass_obj
 def time(folder: Path, rate: float | None, advance: float, output: str) -> None:
@@ -99,18 +130,24 @@ def time(folder: Path, rate: float | None, advance: float, output: str) -> None:
 
 
 @click.command(cls=out.Command)
-@click.argument("state", type=click.Choice(["on", "off"]))
+@click.argument("state", type=click.Choice(["on", "off"]), help="Begin a new file, or end it.")
 @click.pass_obj
 def trace(folder: Path, state: str) -> None:
-    """Write every call, fault, view's change and clock step to a file of JSON lines, or stop; prints the file."""
+    """Write each call and fault to a file, or stop; prints the file.
+
+    One JSON line for each EC2 and metadata call, fault, change that a view is told of, and step of the clock.
+    """
     click.echo(Sandbox.connect(folder).trace(state == "on"))
 
 
 @click.command(cls=out.Command)
-@click.argument("node", shell_complete=complete.node)
+@click.argument("node", shell_complete=complete.node, help="Its name.")
 @click.pass_obj
 def reboot(folder: Path, node: str) -> None:
-    """Reboot NODE: its processes, pods and network namespace are gone; its ENIs, addresses and files stay."""
+    """Reboot a node.
+
+    Its processes, pods and network namespace are gone; its ENIs, addresses and files stay.
+    """
     Sandbox.connect(folder).reboot(node)
 
 

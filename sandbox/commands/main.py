@@ -1,7 +1,7 @@
 """`enid sandbox ...`: the world from the command line.
 
 A thin layer over client.py: what it prints and how it fails is in output.py, what a shell completes in complete.py.
-Here is the world as a whole; commands inside nodes and pods are in cli_nodes.py.
+Here is the world as a whole; commands inside nodes and pods are in nodes.py.
 """
 
 from __future__ import annotations
@@ -53,11 +53,21 @@ class _MadeUp(click.ParamType[TypeSpec]):
             self.fail(f"{value!r} is not NAME:ENIS:ADDRESSES, such as tiny:2:5", param, ctx)
 
 
-@sandbox.command()
+@sandbox.command(
+    examples=(
+        "enid sandbox up --nodes 2                     # two nodes in the background, until `down`",
+        "enid sandbox up --make-type tiny:2:5 --type tiny",
+        "enid sandbox up --scenario scenario.json      # docs/sandbox.md has the fields",
+    )
+)
 @click.option("--nodes", type=click.IntRange(0, 200), default=3, show_default=True, help="How many nodes.")
 @click.option("--type", "instance_type", default="m5.large", show_default=True, help="Instance type of the nodes.")
 @click.option(
-    "--make-type", "types", type=_MadeUp(), multiple=True, help="A made-up instance type: ENIs, IPv4 addresses per ENI."
+    "--make-type",
+    "types",
+    type=_MadeUp(),
+    multiple=True,
+    help="A made-up instance type: ENIs, IPv4 addresses per ENI; may be repeated.",
 )
 @click.option(
     "--scenario",
@@ -70,7 +80,7 @@ class _MadeUp(click.ParamType[TypeSpec]):
 )
 @click.option("--seed", type=int, default=1, show_default=True, help="All ids and MACs follow from it.")
 @click.option("--foreground", is_flag=True, help="Stay until Ctrl-C, and take the sandbox down then.")
-@click.option("--timeout", type=float, default=120.0, show_default=True, help="Seconds until it must be up.")
+@click.option("--timeout", type=out.Seconds(), default=120.0, show_default=True, help="Seconds until it must be up.")
 @click.pass_context
 def up(
     ctx: click.Context,
@@ -114,7 +124,7 @@ def up(
 @out.output_option
 @click.pass_obj
 def status(folder: Path, output: str) -> None:
-    """Nodes, ENIs, pods, drops and faults."""
+    """Show nodes, ENIs, pods, drops and faults."""
     now = Sandbox.connect(folder).status()
     if output == "json":
         out.print_json(now)
@@ -139,12 +149,15 @@ def status(folder: Path, output: str) -> None:
 
 
 @sandbox.command()
-@click.argument("node", default="", shell_complete=complete.log_folder)
-@click.argument("name", default="", shell_complete=complete.log)
+@click.argument("node", default="", shell_complete=complete.log_folder, help="A node.  [default: the daemon itself]")
+@click.argument("name", default="", shell_complete=complete.log, help="One of its logs, as of `spawn`.  [default: all]")
 @click.option("--follow", "-f", is_flag=True, help="Go on with what is added, until Ctrl-C.")
 @click.pass_obj
 def logs(folder: Path, node: str, name: str, follow: bool) -> None:
-    """The daemon's log, or NODE's logs, or one of them by NAME. Works after the end too."""
+    """Show the daemon's log, or a node's logs.
+
+    Works after the end too.
+    """
     files = _log_files(folder, node, name)
     places = dict.fromkeys(files, 0)
     try:
@@ -192,9 +205,9 @@ def _print_from(file: Path, places: dict[Path, int], named: bool) -> None:
 @click.option("--purge", is_flag=True, help="Empty the folder too (logs, node folders). The folder itself stays.")
 @click.pass_obj
 def down(folder: Path, purge: bool) -> None:
-    """End the sandbox and everything in it; also clears what a killed one left. Fine if there is none.
+    """End the sandbox and everything in it.
 
-    A folder that is not a sandbox's is never touched.
+    Also clears what a killed one left; fine if there is none. A folder that is not a sandbox's is never touched.
     """
     was = place.running(folder)
     Sandbox(folder).down()
@@ -207,7 +220,10 @@ def down(folder: Path, purge: bool) -> None:
 @out.output_option
 @click.pass_obj
 def ledger(folder: Path, output: str) -> None:
-    """EC2's truth: every ENI with its addresses, the primary one first."""
+    """Every ENI with its addresses, by EC2's truth.
+
+    Whatever any view shows of it yet; the primary address first.
+    """
     enis = Sandbox.connect(folder).ledger()
     if output == "json":
         out.print_json(enis)
@@ -228,21 +244,6 @@ def ledger(folder: Path, output: str) -> None:
         rows,
         right=["device", "addresses"],
         empty="no ENIs",
-    )
-
-
-@sandbox.command()
-@out.output_option
-@click.pass_obj
-def counters(folder: Path, output: str) -> None:
-    """What the VPC router dropped, with the reason."""
-    drops = Sandbox.connect(folder).counters()
-    if output == "json":
-        out.print_json(drops)
-        return
-    rows = [(d.reason, d.node, d.eni_id, d.address, str(d.packets), str(d.bytes)) for d in drops]
-    out.table(
-        ["reason", "node", "ENI", "address", "packets", "bytes"], rows, right=["packets", "bytes"], empty="no drops"
     )
 
 

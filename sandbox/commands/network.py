@@ -1,4 +1,4 @@
-"""`enid sandbox pcap` and `drops`: what goes over the wire, and what does not."""
+"""`enid sandbox pcap` and `counters`: what goes over the wire, and what does not."""
 
 from __future__ import annotations
 
@@ -10,16 +10,25 @@ from typing import Final
 import click
 
 from sandbox.base.failures import SandboxFailure
+from sandbox.base.shapes import DROPS
 from sandbox.commands import complete
 from sandbox.commands import output as out
 from sandbox.face import attach
 from sandbox.face.client import Sandbox
 
 
-@click.command(cls=out.Command)
-@click.argument("where", metavar="NODE[/DEVICE]|ENI", shell_complete=complete.node)
+@click.command(
+    cls=out.Command,
+    examples=("enid sandbox pcap node-1 | tcpdump -n -r -", "enid sandbox pcap node-1/ens6 --seconds 10 -w ens6.pcap"),
+)
+@click.argument(
+    "where",
+    metavar="NODE[/DEVICE]|ENI",
+    shell_complete=complete.device,
+    help="A node (its primary ENI), one of its devices, or the id of an ENI.",
+)
 @click.option("--count", type=click.IntRange(1), help="End after this many frames.")
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), help="End after this time.")
+@click.option("--seconds", type=out.Seconds(min_open=True), help="End after this time.")
 @click.option(
     "--write",
     "-w",
@@ -29,7 +38,10 @@ from sandbox.face.client import Sandbox
 )
 @click.pass_obj
 def pcap(folder: Path, where: str, count: int | None, seconds: float | None, file: Path | None) -> None:
-    """Write each frame of an ENI, both ways, as pcap. NODE is its primary ENI; without a bound, Ctrl-C ends it."""
+    """Write each frame of an ENI, both ways, as pcap.
+
+    Without a bound, Ctrl-C ends it.
+    """
     if file is None and sys.stdout.isatty():
         raise SandboxFailure("bad-request", "pcap: frames are not for a terminal; give --write FILE, or pipe them on")
     world = Sandbox.connect(folder)
@@ -47,11 +59,11 @@ def pcap(folder: Path, where: str, count: int | None, seconds: float | None, fil
     sys.exit(attach.status_for_shell(status))
 
 
-@click.command(cls=out.Command)
+@click.command(cls=out.Command, legends={"Reasons": DROPS})
 @out.output_option
 @click.pass_obj
-def drops(folder: Path, output: str) -> None:
-    """What the VPC router dropped, with the reason."""
+def counters(folder: Path, output: str) -> None:
+    """Show what the VPC router dropped since the start, and why."""
     found = Sandbox.connect(folder).counters()
     if output == "json":
         out.print_json(found)
@@ -59,6 +71,11 @@ def drops(folder: Path, output: str) -> None:
     rows = [(d.reason, d.direction, d.node, d.eni_id or d.port, d.address, str(d.packets), str(d.bytes)) for d in found]
     columns = ["reason", "rules", "node", "ENI", "address", "packets", "bytes"]
     out.table(columns, rows, right=["packets", "bytes"], empty="no drops")
+    reasons = [reason for reason in DROPS if any(drop.reason == reason for drop in found)]
+    if reasons:
+        click.echo()
+    for reason in reasons:
+        click.echo(f"{reason}: {DROPS[reason]}")
 
 
-COMMANDS: Final = (pcap, drops)
+COMMANDS: Final = (pcap, counters)

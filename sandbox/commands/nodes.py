@@ -61,11 +61,24 @@ class _Setting(click.ParamType[tuple[str, str]]):
 _env = click.option("-e", "--env", "env", type=_Setting(), multiple=True, help="One more variable; may be repeated.")
 
 
-@click.command("exec", cls=out.Command, context_settings=PASSED_ON)
-@click.argument("where", shell_complete=complete.place)
-@click.argument("command", nargs=-1)
+@click.command(
+    "exec",
+    cls=out.Command,
+    context_settings=PASSED_ON,
+    examples=(
+        "enid sandbox exec node-1                          # a shell",
+        "enid sandbox exec node-1/default/web ip addr      # in a pod",
+        "enid sandbox exec node-1 -- ping -c 1 10.0.64.4",
+    ),
+)
+@click.argument(
+    "where",
+    shell_complete=complete.place,
+    help="A node, NODE/NAMESPACE/POD, `internet`, `router`, or a network outside that the scenario names.",
+)
+@click.argument("command", nargs=-1, help="What to run, with its arguments.  [default: a shell]")
 @_env
-@click.option("--timeout", type=click.FloatRange(min=0.0), default=None, help="Seconds, then it is killed.  [none]")
+@click.option("--timeout", type=out.Seconds(), default=None, help="Seconds, then it is killed.  [default: none]")
 @click.option("--no-tty", is_flag=True, help="No terminal for the command, although there is one here.")
 @click.pass_obj
 def execute(
@@ -76,20 +89,22 @@ def execute(
     timeout: float | None,
     no_tty: bool,
 ) -> None:
-    """Run COMMAND (a shell if there is none) in WHERE: a node, NODE/NAMESPACE/POD, `internet` or `router`.
+    """Run a command, or a shell, in a node or pod.
 
-    It has this command's own input and output, and its terminal if it has one; signals reach it. The exit status is
-    its own, 128 and the signal's number if a signal ended it, and 124 after --timeout.
+    It has this command's own input and output, and its terminal if it has one; signals reach it. It begins in the
+    current folder (in / if the sandbox has none such), and finds programs as the caller does. The exit status is its
+    own, 128 and the signal's number if a signal ended it, and 124 after --timeout.
     """
     world = Sandbox.connect(folder)
     words = list(command[1:] if command[:1] == ("--",) else command)
-    variables = dict(env)
+    variables = {"PATH": attach.search_path(), **dict(env)}
     if not words:
         words, variables = ["bash", "--norc"], {"PS1": f"{where}:\\w\\$ ", **variables}
+    cwd = attach.folder()
 
     def start(files: tuple[int, int, int], terminal: bool) -> Execution:
         given = {**attach.same_terminal(), **variables} if terminal else variables
-        return world.exec(where, words, files=files, env=given, terminal=terminal, timeout=timeout)
+        return world.exec(where, words, files=files, env=given, cwd=cwd, terminal=terminal, timeout=timeout)
 
     try:
         status = attach.run(start, terminal=not no_tty)
@@ -99,14 +114,18 @@ def execute(
     sys.exit(attach.status_for_shell(status))
 
 
-@click.command(cls=out.Command, context_settings=PASSED_ON)
-@click.argument("node", shell_complete=complete.node)
-@click.argument("name")
-@click.argument("command", nargs=-1, required=True)
+@click.command(
+    cls=out.Command,
+    context_settings=PASSED_ON,
+    examples=("enid sandbox spawn node-1 web python -m http.server", "enid sandbox logs node-1 web --follow"),
+)
+@click.argument("node", shell_complete=complete.node, help="Where.")
+@click.argument("name", help="What to call it in `stop`, `ps` and `logs`.")
+@click.argument("command", nargs=-1, required=True, help="What to run, with its arguments.")
 @_env
 @click.pass_obj
 def spawn(folder: Path, node: str, name: str, command: Sequence[str], env: Sequence[tuple[str, str]]) -> None:
-    """Start COMMAND on NODE and leave it running, under a NAME for `stop` and `logs NODE NAME`."""
+    """Start a command on a node and leave it running."""
     world = Sandbox.connect(folder)
     words = command[1:] if command[0] == "--" else command
     made = world.node_spawn(node, name, words, env=dict(env))
@@ -114,22 +133,24 @@ def spawn(folder: Path, node: str, name: str, command: Sequence[str], env: Seque
 
 
 @click.command(cls=out.Command)
-@click.argument("node", shell_complete=complete.node)
-@click.argument("name", shell_complete=complete.spawned)
-@click.option("--timeout", type=float, default=10.0, show_default=True, help="Seconds after SIGTERM, then SIGKILL.")
+@click.argument("node", shell_complete=complete.node, help="Where it runs.")
+@click.argument("name", shell_complete=complete.spawned, help="What it was called in `spawn`.")
+@click.option(
+    "--timeout", type=out.Seconds(), default=10.0, show_default=True, help="Seconds after SIGTERM, then SIGKILL."
+)
 @click.pass_obj
 def stop(folder: Path, node: str, name: str, timeout: float) -> None:
-    """End what was spawned under NAME on NODE."""
+    """End what was spawned on a node."""
     status = Sandbox.connect(folder).node_stop(node, name, timeout=timeout)
     click.echo(f"{name} on {node} ended " + (f"with {status}" if status >= 0 else f"by signal {-status}"))
 
 
 @click.command(cls=out.Command)
-@click.argument("node", default="", shell_complete=complete.node)
+@click.argument("node", default="", shell_complete=complete.node, help="A node.  [default: all]")
 @out.output_option
 @click.pass_obj
 def ps(folder: Path, node: str, output: str) -> None:
-    """Processes in the nodes."""
+    """List the processes of the nodes."""
     found = Sandbox.connect(folder).processes(node)
     if output == "json":
         out.print_json(found)
@@ -147,26 +168,38 @@ def pod() -> None:
 
 
 @pod.command("add")
-@click.argument("node", shell_complete=complete.node)
-@click.argument("name", type=_PodName(), metavar="NAMESPACE/NAME")
+@click.argument("node", shell_complete=complete.node, help="Where.")
+@click.argument("name", type=_PodName(), metavar="NAMESPACE/NAME", help="Its namespace and name: default/web.")
 @click.option("--annotation", "annotations", type=_Setting(), multiple=True, help="Of the pod; may be repeated.")
 @out.output_option
 @click.pass_obj
 def pod_add(
     folder: Path, node: str, name: tuple[str, str], annotations: Sequence[tuple[str, str]], output: str
 ) -> None:
-    """Make a pod on NODE: its object, its network namespace, and the ADD of the node's plugins."""
+    """Make a pod on a node.
+
+    Its object, its network namespace, and the ADD of the node's plugins.
+    """
     answer = Sandbox.connect(folder).pod_create(node, *name, annotations=dict(annotations))
     _tell(answer, output, f"has {' '.join(answer.pod.ips)}; ADD took {answer.took_us / 1000:.1f} ms")
 
 
 @pod.command("del")
-@click.argument("node", shell_complete=complete.node)
-@click.argument("name", type=_PodName(), metavar="NAMESPACE/NAME", shell_complete=complete.pod)
+@click.argument("node", shell_complete=complete.node, help="Where it is.")
+@click.argument(
+    "name",
+    type=_PodName(),
+    metavar="NAMESPACE/NAME",
+    shell_complete=complete.pod,
+    help="Its namespace and name: default/web.",
+)
 @out.output_option
 @click.pass_obj
 def pod_del(folder: Path, node: str, name: tuple[str, str], output: str) -> None:
-    """Delete a pod of NODE: the DEL of the node's plugins, its namespace, its object."""
+    """Delete a pod of a node.
+
+    The DEL of the node's plugins, then its network namespace and its object go.
+    """
     answer = Sandbox.connect(folder).pod_delete(node, *name)
     _tell(answer, output, f"is gone; DEL took {answer.took_us / 1000:.1f} ms")
 
@@ -188,11 +221,11 @@ def _tell(answer: PodAnswer, output: str, done: str) -> None:
 
 
 @click.command(cls=out.Command)
-@click.argument("node", default="", shell_complete=complete.node)
+@click.argument("node", default="", shell_complete=complete.node, help="A node.  [default: all]")
 @out.output_option
 @click.pass_obj
 def pods(folder: Path, node: str, output: str) -> None:
-    """Pods that the small runtime has made."""
+    """List the pods that the small runtime has made."""
     found = Sandbox.connect(folder).pods(node)
     if output == "json":
         out.print_json(found)
@@ -202,11 +235,14 @@ def pods(folder: Path, node: str, output: str) -> None:
 
 
 @click.command(cls=out.Command)
-@click.option("--timeout", type=float, default=20.0, show_default=True, help="Seconds for all pairs.")
+@click.option("--timeout", type=out.Seconds(), default=20.0, show_default=True, help="Seconds for all pairs.")
 @out.output_option
 @click.pass_obj
 def probe(folder: Path, timeout: float, output: str) -> None:
-    """Echo random payloads between all pairs of pods; exit status 1 if a pair fails, or if there is none."""
+    """Echo random payloads between all pairs of pods.
+
+    Exit status 1 if a pair fails, or if there is none.
+    """
     report = Sandbox.connect(folder).probe(timeout=timeout)
     if not report.sent:
         count = len(report.seen_source)

@@ -7,8 +7,9 @@ of failure, also for programs.
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import click
@@ -38,13 +39,52 @@ def exit_status(failure: SandboxFailure) -> int:
 
 
 class Command(click.Command):
-    """Turns a failure of the sandbox into words on standard error, or JSON if that is asked for, and exit status."""
+    """Turns a failure of the sandbox into words on standard error, or JSON if that is asked for, and exit status.
+
+    `legends`: by title, names and what they mean; `examples`: command lines. Both end the help.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        legends: Mapping[str, Mapping[str, str]] | None = None,
+        examples: Sequence[str] = (),
+        **options: Any,
+    ) -> None:
+        super().__init__(*args, **options)
+        self._legends = legends or {}
+        self._examples = examples
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, names in self._legends.items():
+            with formatter.section(title):
+                formatter.write_dl(list(names.items()))
+        if self._examples:
+            with formatter.section("Examples"):
+                for line in self._examples:
+                    formatter.write(f"  {line}\n")
+        super().format_epilog(ctx, formatter)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except SandboxFailure as failure:
             fail(failure, json=ctx.params.get("output") == "json")
+
+
+class Seconds(click.FloatRange):
+    """A time from 0; no infinity and no NaN, which pass click's own comparison."""
+
+    name = "seconds"
+
+    def __init__(self, *, min_open: bool = False) -> None:
+        super().__init__(0, min_open=min_open)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = super().convert(value, param, ctx)
+        if not math.isfinite(found):
+            self.fail(f"{value} is no number of seconds", param, ctx)
+        return found
 
 
 class Group(click.Group):
@@ -101,4 +141,4 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Itera
 def facts(lines: Iterable[tuple[str, str]]) -> None:
     """Names and values, one line each, however long."""
     for name, value in lines:
-        click.echo(f"{name + ':':<9}{value}")
+        click.echo(f"{name + ':':<10}{value}")

@@ -12,7 +12,7 @@ from sandbox.world import endpoint, scenario, script
 from sandbox.world.scenario import Scenario
 
 
-@click.command(cls=out.Command)
+@click.command(cls=out.Command, examples=("enid sandbox --dir ./api serve --nodes 2 --port 8080",))
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port of EC2.  [default: a free one]")
 @click.option("--nodes", type=click.IntRange(0, 1000), default=1, show_default=True, help="How many nodes.")
@@ -40,9 +40,10 @@ def serve(
     faults: Path | None,
     output: str,
 ) -> None:
-    """Serve EC2 and the metadata on ports of this machine until Ctrl-C or `down`; prints the endpoints.
+    """Serve EC2 and the metadata on ports of this machine.
 
-    One port for EC2, one for the metadata of each node, by which it is known who asks.
+    Prints the endpoints, and stays until Ctrl-C or `down`. It needs no root and has no data plane. One port is EC2's,
+    and each node has one for its metadata, by which it is known who asks.
     """
     wanted = scenario.parse(file.read_bytes()) if file else Scenario.simple(nodes, instance_type, seed=seed)
     steps = script.parse(faults.read_bytes()) if faults else []

@@ -34,5 +34,9 @@ class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
             raise ValueError(f"change: count={self.count}: at least 1")
         if (self.do in ("tag", "untag")) != bool(self.key):
             raise ValueError(f"change: {self.do} {'needs' if not self.key else 'takes no'} key")
+        if self.value and self.do != "tag":
+            raise ValueError(f"change: {self.do} takes no value")
+        if self.count > 1 and "assign" not in self.do:
+            raise ValueError(f"change: count={self.count}: {self.do} takes none")
         if self.do in ("detach", "delete") and self.device == "primary":
             raise ValueError(f"change: {self.do} of a primary ENI, which EC2 refuses")

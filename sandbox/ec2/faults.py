@@ -10,6 +10,7 @@ clock, so that a run can be repeated.
 from __future__ import annotations
 
 import fnmatch
+import math
 import random
 import threading
 from dataclasses import dataclass
@@ -27,13 +28,14 @@ ANSWERS: Final = ("drop", "hang", "crash", "body", "error")
 
 
 class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One rule. It does `change`, waits `delay` seconds, then answers by the first of `drop`, `hang`,
-    `crash`, `body`, `error` that is set, or rightly.
+    """One rule. It does `change`, waits `delay` seconds, then answers by the one of `drop`, `hang`, `crash`,
+    `body` and `error` that is set, or rightly. What would have no effect beside the others is refused (ValueError).
 
     `action`: pattern of the action's name (`AssignPrivateIpAddresses`, `Describe*`); metadata requests are named
     `imds:` + method + space + path. `caller`: pattern of the calling instance's id, Name tag, address, or `-`.
     `when`: `before` leaves the truth untouched, `after` lets the call take effect first.
-    `error`: an EC2 error code, with `text` and `status` (taken from the error table where it knows the code).
+    `error`: an EC2 error code, with `text` and `status` (taken from the error table where it knows the code; 400 to
+    599).
     `drop`: the connection is closed without an answer. `hang`: it stays open without one. `body`: sent as the whole
     answer, with `status`. `crash`: the process of this name, spawned on the calling node, is killed at this point,
     and the call has no answer. `change`: what somebody else does at this point.
@@ -63,19 +65,48 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     def __post_init__(self) -> None:
         if self.when not in ("before", "after"):
             raise ValueError(f"fault: when={self.when!r} is neither 'before' nor 'after'")
-        if not 0 <= self.chance <= 1 or self.delay < 0 or (self.times is not None and self.times < 1):
-            raise ValueError(f"fault: chance={self.chance}, delay={self.delay}, times={self.times} out of range")
-        if self.skip < 0 or self.begin < 0 or (self.last is not None and self.last <= 0):
-            raise ValueError(f"fault: skip={self.skip}, begin={self.begin}, last={self.last} out of range")
-        if self.status and not 100 <= self.status <= 599:
-            raise ValueError(f"fault: status={self.status} is no HTTP status")
-        if not (self.does or self.delay or self.change):
+        for name, (fits, rule) in self._ranges().items():
+            if not fits:
+                raise ValueError(f"fault: {name}={getattr(self, name)}: {rule}")
+        given = [name for name in ANSWERS if self._gives(name)]
+        if len(given) > 1:
+            raise ValueError(f"fault: {' and '.join(given)}: a call has one answer")
+        if self.hang and self.delay:
+            raise ValueError(f"fault: hang and delay={self.delay}: a call that hangs is never answered")
+        if self.text and not self.error:
+            raise ValueError(f"fault: text={self.text!r} goes with error only")
+        if self.status:
+            self._check_status()
+        if not (given or self.delay or self.change):
             raise ValueError(f"fault: one of delay, change, {', '.join(ANSWERS)} must be set")
+
+    def _ranges(self) -> dict[str, tuple[bool, str]]:
+        """By field: whether it is within its range, and the range in words."""
+        seconds = "seconds, from 0"
+        return {
+            "chance": (0 < self.chance <= 1, "above 0, up to 1 (always)"),
+            "delay": (0 <= self.delay < math.inf, seconds),
+            "times": (self.times is None or self.times >= 1, "from 1, or null for no end"),
+            "skip": (self.skip >= 0, "from 0"),
+            "begin": (0 <= self.begin < math.inf, seconds),
+            "last": (self.last is None or self.last > 0, "seconds above 0, or null for no end"),
+        }
+
+    def _check_status(self) -> None:
+        if not (self.error or self.body is not None):
+            raise ValueError(f"fault: status={self.status} goes with error or body only")
+        if self.error and not 400 <= self.status <= 599:
+            raise ValueError(f"fault: status={self.status}: an error has a status from 400 to 599")
+        if not 100 <= self.status <= 599:
+            raise ValueError(f"fault: status={self.status} is no HTTP status")
+
+    def _gives(self, name: str) -> bool:
+        return getattr(self, name) not in ("", False, None)
 
     @property
     def does(self) -> str:
         """Which of ANSWERS it gives, or empty."""
-        return next((name for name in ANSWERS if getattr(self, name) not in ("", False, None)), "")
+        return next((name for name in ANSWERS if self._gives(name)), "")
 
     def make_error(self) -> errors.Ec2Error:
         """The error that `error`, `text` and `status` ask for."""

@@ -18,24 +18,28 @@ from sandbox.ec2.truth import Truth
 
 
 def apply(truth: Truth, change: Change, rng: random.Random, named: str = "") -> str:
-    """Do it; says what was done. `named` is the ENI of the call that a rule stands at. Never raises Ec2Error."""
+    """Do it; in words why it was not done, empty if it was. `named` is the ENI of the call that a rule stands at.
+
+    Never raises Ec2Error.
+    """
     pattern = change.eni or named or "*"
     with truth.lock:
         fit = sorted(
             (eni for eni in truth.enis.values() if _fits(truth, change, eni, pattern)), key=lambda eni: eni.eni_id
         )
+    why = ""
     if not fit:
-        done = "nothing to act on"
+        done = why = "nothing to act on"
     else:
         eni = rng.choice(fit)
         try:
             ACTS[change.do](truth, eni, change)
             done = eni.eni_id
         except errors.Ec2Error as error:
-            done = f"{eni.eni_id}: {error.code}"
+            done, why = f"{eni.eni_id}: {error.code}", f"{eni.eni_id}: {error}"
     if truth.trace.on:
         truth.trace.note("foreign", do=change.do, done=done)
-    return done
+    return why
 
 
 def _fits(truth: Truth, change: Change, eni: Eni, pattern: str) -> bool:

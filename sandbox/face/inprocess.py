@@ -26,7 +26,9 @@ seed and the calls: two runs have the same ids, addresses, faults and `trace`, b
 
 from __future__ import annotations
 
+import functools
 import io
+import os
 import random
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -172,12 +174,11 @@ class Account:
 
     def client(self, service: str = "ec2", *, peer: str = "-", **options: Any) -> Any:
         """A boto3 client that calls this account. `options` are boto3's; without a `config` it does not retry, as
-        botocore's pauses between attempts are in real time."""
-        import boto3  # type: ignore[import-untyped]  # has none
+        botocore's pauses between attempts are in real time. The AWS_ variables and files of the caller are not read."""
         from botocore.config import Config  # type: ignore[import-untyped]  # has none
 
         options.setdefault("config", Config(retries={"total_max_attempts": 1}, read_timeout=READ_TIMEOUT))
-        client = boto3.client(
+        client = _session().client(
             service,
             region_name=self.truth.region,
             aws_access_key_id=KEY.access_key,
@@ -215,14 +216,18 @@ class Account:
 
     # --- what goes wrong ------------------------------------------------------------------------------
 
-    def switch(self, name: str, value: str = "") -> None:
-        """One switch of `enid sandbox fault NAME VALUE`; empty clears it. Raises SandboxFailure bad-request."""
+    def switch(self, name: str, value: str) -> None:
+        """One switch of `enid sandbox fault NAME VALUE`; `off` or an empty value clears it.
+
+        Raises SandboxFailure bad-request.
+        """
         self.switches.set(name, value)
 
     def load(self, steps: Document) -> list[str]:
         """A script, as text of a file or as Python values (see `world.script`); ids of the steps that wait.
 
-        Raises SandboxFailure bad-request naming the step.
+        Steps that are due at once and could not be done are in `faults().failures`.
+        Raises SandboxFailure bad-request naming the step; nothing is taken in then.
         """
         text = steps if isinstance(steps, str | bytes) else msgspec.json.encode(steps)
         parsed: list[Step] = script.parse(text)
@@ -247,6 +252,21 @@ class Account:
     def trace(self) -> bytes:
         """All lines since `record`: JSON, one call, fault, view's change or clock step each."""
         return b"".join(self._lines)
+
+
+@functools.cache
+def _session() -> Any:
+    """A boto3 session that knows nothing but its defaults: no variable of the environment, no profile, no file."""
+    import boto3  # type: ignore[import-untyped]  # has none
+    from botocore.session import Session  # type: ignore[import-untyped]  # has none
+
+    # By name of a setting: its key in the configuration file, its variable, its default, its conversion.
+    deaf = {name: (None, None, default, how) for name, (_, _, default, how) in Session.SESSION_VARIABLES.items()}
+    for name in ("config_file", "credentials_file"):
+        deaf[name] = (None, None, os.devnull, None)
+    # Endpoints are read past the settings above.
+    deaf["ignore_configured_endpoint_urls"] = (None, None, True, None)
+    return boto3.Session(botocore_session=Session(session_vars=deaf))
 
 
 class _Raw(io.BytesIO):

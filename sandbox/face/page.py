@@ -15,6 +15,7 @@ from typing import Any, get_type_hints
 import msgspec
 
 from sandbox.base.failures import REMEDIES
+from sandbox.base.shapes import DROPS
 from sandbox.ec2.changes import Change
 from sandbox.ec2.faults import Fault
 from sandbox.ec2.imds_tree import PATHS, Notice
@@ -74,7 +75,7 @@ throttling other than by a rule."""
 
 def page() -> str:
     """The whole page."""
-    parts = [HEAD, _faults(), _metadata(), _scenarios(), CLOCK, TRACE, _failures()]
+    parts = [HEAD, _faults(), _metadata(), _drops(), _scenarios(), CLOCK, TRACE, _failures()]
     return "\n".join(part.strip() + "\n" for part in parts)
 
 
@@ -96,6 +97,11 @@ def _faults() -> str:
             *_record("What instances are told of their lives (switch `imds-notice`)", Notice),
         ]
     )
+
+
+def _drops() -> str:
+    rows = [f"| `{reason}` | {_cell(text)} |" for reason, text in DROPS.items()]
+    return "\n".join(["## What the router drops (`enid sandbox counters`)", "", "| reason | |", "| --- | --- |", *rows])
 
 
 def _metadata() -> str:

@@ -27,17 +27,21 @@ class Steering:
         """EC2's truth about ENIs: the reference for every address."""
         return self._ask(list[shapes.LedgerEni], "ledger")
 
-    def fault(self, name: str, value: str = "") -> dict[str, str]:
-        """Set a fault (an empty value clears it); all that are set. Raises `bad-request` naming the known ones."""
+    def fault(self, name: str, value: str | None = None) -> dict[str, str]:
+        """Set a switch (`off` or an empty value clears it; None leaves it as it is); all that are set.
+
+        Raises SandboxFailure `bad-request` naming the switch, the value and what it takes.
+        """
         return self._ask(dict[str, str], "fault", name=name, value=value)
 
     def faults(self) -> FaultList:
-        """Switches, rules in force with their hits, and steps of scripts that wait."""
+        """Switches, rules in force with their hits, and steps of scripts that wait or failed."""
         return self._ask(FaultList, "faults")
 
     def load_faults(self, steps: str | bytes | list[dict[str, Any]]) -> list[str]:
         """A script (`world.script`), as text of a file or as Python values; ids of the steps that wait.
 
+        Steps that are due at once and could not be done are in `faults().failures`.
         Raises SandboxFailure `bad-request` naming the step; nothing is taken in then.
         """
         text = msgspec.json.encode(steps).decode() if isinstance(steps, list) else steps

@@ -7,15 +7,19 @@ the injected generator, so a run repeats.
 from __future__ import annotations
 
 import fnmatch
+import math
 import random
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Literal
+
+import msgspec
 
 from sandbox.kube.errors import KubeError
 from sandbox.kube.store import Clock
 
 LOOK_SECONDS: Final = 0.05
+VERBS: Final = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
 REASONS: Final = {
     400: "BadRequest",
     401: "Unauthorized",
@@ -30,14 +34,13 @@ REASONS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One rule for calls. It waits `delay` seconds, then answers `status`, or with `drop` closes the connection.
 
     `verb`: pattern of get, list, watch, create, update, patch, delete, deletecollection; `resource`: pattern of the
     plural, `plural/subresource` for one; `name`, `user`: patterns. `when`: `before` the call has an effect, or `after`.
     `events`: a watch that matches is cut (with `status` 410 told so) after so many events. `retry_after`: seconds, sent
-    with 429 and 503. `times`: calls hit before the rule is spent; None: no end. `chance`: of hitting a call.
+    with `status`. `times`: calls hit before the rule is spent; None: no end. `chance`: of hitting a call.
     """
 
     verb: str = "*"
@@ -55,14 +58,33 @@ class Rule:
     chance: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.chance <= 1 or self.delay < 0 or (self.times is not None and self.times < 1):
-            raise ValueError(f"rule: chance={self.chance}, delay={self.delay}, times={self.times} out of range")
+        if not 0 < self.chance <= 1:
+            raise ValueError(f"rule: chance={self.chance}: above 0, up to 1 (always)")
+        if not 0 <= self.delay < math.inf:
+            raise ValueError(f"rule: delay={self.delay}: seconds, from 0")
+        if self.times is not None and self.times < 1:
+            raise ValueError(f"rule: times={self.times}: from 1, or null for no end")
         if self.status and self.status not in REASONS:
             raise ValueError(f"rule: status={self.status} is none of {', '.join(map(str, REASONS))}")
         if self.events is not None and (self.events < 0 or self.verb != "watch" or self.status not in (0, 410)):
             raise ValueError(f"rule: events={self.events} is for verb 'watch', with status 410 or none")
         if not (self.status or self.delay or self.drop or self.events is not None):
             raise ValueError("rule: one of status, delay, drop and events must be set")
+        self._check_idle()
+
+    def _check_idle(self) -> None:
+        """What would never hit, or have no effect beside the rest."""
+        verbs = [verb for verb in VERBS if fnmatch.fnmatchcase(verb, self.verb)]
+        if not verbs:
+            raise ValueError(f"rule: verb={self.verb!r} fits none of {', '.join(VERBS)}")
+        if verbs == ["watch"] and self.when == "after":
+            raise ValueError("rule: when='after': a watch has no effect; `events` cuts it")
+        if self.drop and (self.status or self.events is not None):
+            raise ValueError(f"rule: drop and {'status' if self.status else 'events'}: a call has one answer")
+        if self.text and not self.status:
+            raise ValueError(f"rule: text={self.text!r} goes with status only")
+        if self.retry_after and (self.retry_after < 0 or not self.status):
+            raise ValueError(f"rule: retry_after={self.retry_after}: seconds, from 0, with status only")
 
     def error(self) -> KubeError | None:
         """What `status` asks for."""
@@ -143,7 +165,7 @@ class Faults:
                     if rule.times == 1:
                         del self._rules[index]
                     else:
-                        self._rules[index] = replace(rule, times=rule.times - 1)
+                        self._rules[index] = msgspec.structs.replace(rule, times=rule.times - 1)
                 return rule
         return None
 

@@ -10,16 +10,19 @@
 
 Times are seconds of the world's clock since the script was loaded; a step without `at` and `after` is due at once.
 Steps that wait are listed, and can be cleared one by one, as rules can. All steps are checked before the first is
-taken in, so a script is loaded wholly or not at all.
+taken in, values and names too, so a script is loaded wholly or not at all. What cannot be done when it is due (there is
+no such ENI any more, EC2 refuses it) is listed as failed, and the rest goes on.
 """
 
 from __future__ import annotations
 
 import fnmatch
 import random
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 
@@ -31,7 +34,8 @@ from sandbox.ec2.faults import Fault, Standing
 from sandbox.ec2.truth import Truth
 from sandbox.world.switches import Switches
 
-DOES = ("rule", "set", "change", "stop", "start", "reboot", "clear")
+ID: Final = re.compile(r"[fs][1-9][0-9]*")
+DOES: Final = ("rule", "set", "change", "stop", "start", "reboot", "clear")
 
 
 class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -61,8 +65,13 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
             raise ValueError(f"step: at={self.at}: not below 0, and not together with 'after'")
         if self.calls < 1 or (self.calls > 1 and not self.after):
             raise ValueError(f"step: calls={self.calls}: at least 1, and only with 'after'")
-        if self.to and not self.set:
-            raise ValueError(f"step: to={self.to!r} goes with 'set' only")
+        if bool(self.to) != bool(self.set):
+            raise ValueError(f"step: set={self.set!r}, to={self.to!r}: both or none; 'off' clears a switch")
+
+    @property
+    def power(self) -> str:
+        """The instance that is stopped, started or rebooted, if any."""
+        return self.stop or self.start or self.reboot
 
     @property
     def does(self) -> list[str]:
@@ -78,14 +87,21 @@ class Waiting(msgspec.Struct, frozen=True):
     left: float
 
 
+class Failed(msgspec.Struct, frozen=True):
+    """A step that was due and could not be done: its `id`, the step, and `why`."""
+
+    id: str
+    step: Step
+    why: str
+
+
 class FaultList(msgspec.Struct, frozen=True):
-    """All that goes wrong now or later: switches by name, rules in force, steps that wait; and in words the steps
-    that were due and could not be done."""
+    """All that goes wrong now or later: switches by name, rules in force, steps that wait, and steps that failed."""
 
     switches: dict[str, str]
     rules: list[Standing]
     waiting: list[Waiting]
-    failures: list[str] = []
+    failures: list[Failed] = []
 
 
 @dataclass(slots=True)
@@ -101,7 +117,10 @@ class _Pending:
 
 
 def parse(text: str | bytes) -> list[Step]:
-    """The steps of a file. Raises SandboxFailure bad-request naming the step and what is wrong."""
+    """The steps of a file. Raises SandboxFailure bad-request naming the step and what is wrong.
+
+    What depends on the world is not looked at: names of switches and instances.
+    """
     try:
         raw = msgspec.json.decode(text, type=list[msgspec.Raw])
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -110,10 +129,6 @@ def parse(text: str | bytes) -> list[Step]:
     for number, one in enumerate(raw, 1):
         try:
             step = msgspec.json.decode(one, type=Step)
-            if step.rule is not None:
-                rules.check(step.rule)
-            if step.after:
-                rules.check_action(step.after)
         except (ValueError, msgspec.MsgspecError) as error:
             raise SandboxFailure("bad-request", f"script, step {number}: {error}") from error
         steps.append(step)
@@ -130,20 +145,22 @@ class Script:
         self._lock = threading.Lock()
         self._pending: list[_Pending] = []
         self._count = 0
-        self.failures: list[str] = []  # steps that could not be done, in words
+        self._failures: list[Failed] = []
 
     def load(self, steps: list[Step]) -> list[str]:
         """Take steps in; those that are due at once are done. The ids of those that wait.
 
-        Raises SandboxFailure: bad-request, unknown (for a step that is due at once; what is before it has been done).
+        Raises SandboxFailure bad-request naming the step, and then nothing has been done.
         """
+        for number, step in enumerate(steps, 1):
+            try:
+                self._check(step)
+            except (ValueError, SandboxFailure) as error:
+                raise SandboxFailure("bad-request", f"script, step {number}: {error}") from error
         ids = []
         for step in steps:
-            if step.set:
-                self._switches.check(step.set)
-        for step in steps:
             if step.at is None and not step.after:
-                self._do(step)
+                self._run(step)
                 continue
             with self._lock:
                 self._count += 1
@@ -162,14 +179,22 @@ class Script:
                 Waiting(one.id, one.step, one.calls if one.step.after else round(one.due - now, 6))
                 for one in self._pending
             ]
-        return FaultList(self._switches.current(), self._truth.faults.standing(), waiting, list(self.failures))
+            failures = list(self._failures)
+        return FaultList(self._switches.current(), self._truth.faults.standing(), waiting, failures)
+
+    def summary(self) -> dict[str, str]:
+        """The switches, and how many `rules`, `waiting` and `failed` steps there are, where there are any."""
+        found = self.listing()
+        counts = {"rules": len(found.rules), "waiting": len(found.waiting), "failed": len(found.failures)}
+        return {**found.switches, **{name: str(count) for name, count in counts.items() if count}}
 
     def clear(self, name: str) -> None:
         """A rule or step by id, a switch by name, or everything (`*`). Raises SandboxFailure unknown."""
         with self._lock:
-            kept = [one for one in self._pending if name not in ("*", one.id)]
-            found = len(kept) < len(self._pending)
-            self._pending = kept
+            before = len(self._pending) + len(self._failures)
+            self._pending = [one for one in self._pending if name not in ("*", one.id)]
+            self._failures = [one for one in self._failures if name not in ("*", one.id)]
+            found = len(self._pending) + len(self._failures) < before
         found |= self._truth.faults.clear(None if name == "*" else name)
         for switch in self._switches.current():
             if name in ("*", switch) and not switch.startswith("hits:"):
@@ -186,7 +211,7 @@ class Script:
                 if due is None or due.due > self._truth.clock.now():
                     return due.due if due is not None and due.due < float("inf") else None
                 self._pending.remove(due)
-            self._run(due)
+            self._run(due.step, due.id)
 
     def called(self, action: str) -> None:
         """A call has ended."""
@@ -201,15 +226,34 @@ class Script:
                         ready.append(one)
             self._pending = [one for one in self._pending if one not in ready]
         for one in ready:
-            self._run(one)
+            self._run(one.step, one.id)
 
-    def _run(self, pending: _Pending) -> None:
-        if self._truth.trace.on:
-            self._truth.trace.note("script", id=pending.id, does=pending.step.does[0])
+    def _check(self, step: Step) -> None:
+        """Whether the step can ever do what it says. Raises ValueError, SandboxFailure."""
+        if step.after:
+            rules.check_action(step.after)
+        if step.rule is not None:
+            rules.check(self._truth, step.rule)
+        elif step.set:
+            self._switches.check(step.set, step.to)
+        elif step.change is not None:
+            rules.check_change(self._truth, step.change)
+        elif step.clear:
+            if step.clear != "*" and not ID.fullmatch(step.clear):
+                self._switches.check_name(step.clear)
+        else:
+            rules.check_instance(self._truth, step.power)
+
+    def _run(self, step: Step, step_id: str = "") -> None:
+        """Do it, or note that it failed; one that never waited gets its id then."""
+        if step_id and self._truth.trace.on:
+            self._truth.trace.note("script", id=step_id, does=step.does[0])
         try:
-            self._do(pending.step)
+            self._do(step)
         except SandboxFailure as failure:
-            self.failures.append(f"{pending.id}: {failure.text}")
+            with self._lock:
+                self._count += not step_id
+                self._failures.append(Failed(step_id or f"s{self._count}", step, failure.text))
 
     def _do(self, step: Step) -> None:
         if step.rule is not None:
@@ -217,7 +261,8 @@ class Script:
         elif step.set:
             self._switches.set(step.set, step.to)
         elif step.change is not None:
-            foreign.apply(self._truth, step.change, self._rng)
+            if why := foreign.apply(self._truth, step.change, self._rng):
+                raise SandboxFailure("unknown", f"{step.change.do}: {why}")
         elif step.clear:
             self.clear(step.clear)
         else:
@@ -225,7 +270,7 @@ class Script:
 
     def _power(self, step: Step) -> None:
         """Stop, start or reboot. Raises SandboxFailure: unknown (no such instance), bad-request (not in this state)."""
-        name = step.stop or step.start or step.reboot
+        name = step.power
         with self._truth.lock:
             found = [one for one in self._truth.instances.values() if name in (one.instance_id, one.tags.get("Name"))]
         acts: dict[str, Callable[[str], object]] = {

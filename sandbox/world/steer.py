@@ -48,8 +48,10 @@ class Steer:
         self._steered = world
         self._traced: BinaryIO | None = None
 
-    def fault(self, name: str, value: str) -> dict[str, str]:
-        if name:
+    def fault(self, name: str, value: str | None) -> dict[str, str]:
+        if value is None:
+            self._steered.switches.check_name(name)
+        else:
             self._steered.switches.set(name, value)
         return self._steered.switches.current()
 

@@ -1,14 +1,16 @@
 """Faults by name, as they are set on a running world (`enid sandbox fault NAME VALUE`).
 
-Each name is one switch with a value in words; an empty value clears it. Rules for single EC2 and metadata calls
-are JSON, with the fields of `faults.Fault`; `enid sandbox fault --file` loads a script of all of these (script.py).
+Each name is one switch with a value in words; `off`, or an empty value, clears it. Rules for single EC2 and metadata
+calls are JSON, with the fields of `faults.Fault`; `enid sandbox fault --file` loads a script of all of these
+(script.py). A value is read wholly before anything is changed, so that a script can be checked before it is loaded.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Final
+from functools import partial
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -19,7 +21,7 @@ from sandbox.ec2.faults import Fault
 from sandbox.ec2.imds import Imds
 from sandbox.ec2.imds_tree import Notice
 from sandbox.ec2.truth import Truth
-from sandbox.ec2.views import CHANGES, KINDS, Delayed, Reader
+from sandbox.ec2.views import CHANGES, KINDS, Delayed, Lags, Reader
 from sandbox.kube.faults import Rule
 from sandbox.kube.server import Server
 
@@ -42,10 +44,12 @@ HELP: Final = {
     "attach-stuck": "how many of the next attachments stay attaching until this is cleared; on: all",
     "detach-stuck": "how many of the next detachments stay detaching until this is cleared; on: all",
     "kube": "hang, away, slow:SECONDS, cut (watches and connections, once) or expire (410 for all watches, once)",
-    "kube-rule": "rule or list of rules in JSON: verb, resource, name, user, when, status, text, retry_after, delay, "
-    "drop, events, times, chance",
+    "kube-rule": f"rule or list of rules in JSON: {', '.join(Rule.__struct_fields__)}",
 }
 MANY: Final = 1e9
+LONGEST_SECONDS: Final = 3600
+T = TypeVar("T")
+Deed = Callable[[], object]
 
 
 class Switches:
@@ -57,10 +61,9 @@ class Switches:
         self._truth = truth
         self._api = api
         self._imds = imds
-        self._net = net
-        self._kube = server
         self._lock = threading.Lock()
         self._set: dict[str, str] = {}
+        self._known = self._table(net, server)
 
     def current(self) -> dict[str, str]:
         """Switches that are set, and how often rules for calls have hit, as `hits:ACTION`."""
@@ -69,122 +72,127 @@ class Switches:
             return {**self._set, **hits}
 
     def set(self, name: str, value: str) -> None:
-        """Raises SandboxFailure bad-request naming what is known."""
-        self.check(name)
-        try:
-            self._setters()[name](value)
-        except (ValueError, msgspec.MsgspecError) as error:
-            raise SandboxFailure("bad-request", f"fault {name}={value!r}: {error}; it takes {HELP[name]}") from error
+        """Raises SandboxFailure bad-request naming the switch, the value and what it takes."""
+        deed = self.check(name, value)
+        deed()
         with self._lock:
-            if value:
-                self._set[name] = value
-            else:
+            if _cleared(value):
                 self._set.pop(name, None)
+            else:
+                self._set[name] = value
         if self._truth.trace.on:
             self._truth.trace.note("switch", name=name, value=value)
 
-    def check(self, name: str) -> None:
+    def check(self, name: str, value: str) -> Deed:
+        """What `set` will do, which has not been done. Raises SandboxFailure as `set`."""
+        self.check_name(name)
+        try:
+            return self._known[name]("" if _cleared(value) else value)
+        except (ValueError, msgspec.MsgspecError) as error:
+            raise SandboxFailure("bad-request", f"fault {name}={value!r}: {error}; it takes {HELP[name]}") from error
+
+    def check_name(self, name: str) -> None:
         """Whether there is such a switch. Raises SandboxFailure bad-request naming those that there are."""
-        setters = self._setters()
-        if name not in setters:
-            raise SandboxFailure("bad-request", f"fault {name!r} is not known; there are: {', '.join(sorted(setters))}")
+        if name not in self._known:
+            known = ", ".join(sorted(self._known))
+            hint = "; it needs a world of `enid sandbox up`" if name in HELP else rules.near(name, self._known)
+            raise SandboxFailure("bad-request", f"fault {name!r} is not known here{hint}; there are: {known}")
 
-    def _setters(self) -> dict[str, Callable[[str], None]]:
-        truth = self._truth
-        setters: dict[str, Callable[[str], None]] = {
-            "ec2": self._rules,
-            "throttle": self._throttle,
-            "latency": self._latency,
-            "api-lag": lambda text: self._lag(truth.api, text),
-            "imds-lag": lambda text: self._lag(truth.imds, text),
-            "imds-stuck": self._stick,
-            "imds-hide": self._hide,
-            "imds-notice": lambda text: self._imds.notify(msgspec.json.decode(text, type=Notice) if text else Notice()),
-            "attach-delay": lambda text: self._delay("attach", text),
-            "detach-delay": lambda text: self._delay("detach", text),
-            "launch-delay": lambda text: self._delay("launch", text),
-            "attach-stuck": lambda text: self._stuck("attach", text),
-            "detach-stuck": lambda text: self._stuck("detach", text),
+    def _table(self, net: Delayed | None, server: Server | None) -> dict[str, Callable[[str], Deed]]:
+        """By name: a value in words (empty: cleared) to what it does. Each raises ValueError for a value that is none.
+
+        What is read and what is done with it are apart, so that nothing is half done.
+        """
+        truth, api, imds = self._truth, self._api, self._imds
+
+        def of(parse: Callable[[str], T], apply: Callable[[T], object]) -> Callable[[str], Deed]:
+            return lambda text: partial(apply, parse(text))
+
+        table = {
+            "ec2": of(partial(_rules, truth), self._set_rules),
+            "throttle": of(_on, lambda on: setattr(api.buckets, "on", on)),
+            "latency": of(_on, lambda on: setattr(api.latency, "on", on)),
+            "api-lag": of(_lags, partial(self._set_lags, truth.api)),
+            "imds-lag": of(_lags, partial(self._set_lags, truth.imds)),
+            "imds-stuck": of(_count, self._stick),
+            "imds-hide": of(_paths, lambda paths: setattr(imds, "hidden", paths)),
+            "imds-notice": of(partial(_notice, truth), imds.notify),
+            "attach-delay": of(_seconds, partial(self._delay, "attach")),
+            "detach-delay": of(_seconds, partial(self._delay, "detach")),
+            "launch-delay": of(_seconds, partial(self._delay, "launch")),
+            "attach-stuck": of(_count, partial(self._stuck, "attach")),
+            "detach-stuck": of(_count, partial(self._stuck, "detach")),
         }
-        if (net := self._net) is not None:
-            setters["net-lag"] = lambda text: setattr(net, "lag", _seconds(text))
-            setters["nic-lag"] = lambda text: setattr(net, "nic_lag", _seconds(text))
-            setters["route-lag"] = lambda text: setattr(net, "route_lag", _seconds(text))
-        if self._kube is not None:
-            setters["kube"] = self._kubernetes
-            setters["kube-rule"] = self._kube_rules
-        return setters
+        if net is not None:
+            table["net-lag"] = of(_seconds, lambda seconds: setattr(net, "lag", seconds))
+            table["nic-lag"] = of(_seconds, lambda seconds: setattr(net, "nic_lag", seconds))
+            table["route-lag"] = of(_seconds, lambda seconds: setattr(net, "route_lag", seconds))
+        if server is not None:
+            table["kube"] = of(_kube, partial(_set_kube, server))
+            table["kube-rule"] = of(_kube_rules, partial(_set_kube_rules, server))
+        return table
 
-    def _rules(self, text: str) -> None:
-        if not text:
+    def _set_rules(self, found: list[Fault]) -> None:
+        if not found:
             self._truth.faults.clear()
-            return
-        for rule in rules.parse(text):
+        for rule in found:
             self._truth.faults.add(rule)
 
-    def _lag(self, reader: Reader, text: str) -> None:
-        """`3`, or `eni:new=2,gone=5`: what is not named does not lag."""
-        parts = [part.strip().rpartition("=") for part in text.split(",")] if text else []
-        wanted = {
-            ("" if key == "" else f":{key}" if key in CHANGES else key): _seconds(value) for key, _, value in parts
-        }
+    def _set_lags(self, reader: Reader, lags: dict[str, float]) -> None:
         with self._truth.lock:
-            reader.set_lags(wanted)
+            reader.set_lags(lags)
 
-    def _stick(self, text: str) -> None:
+    def _stick(self, changes: float) -> None:
         with self._truth.lock:
-            self._truth.imds.stick(_count(text))
+            self._truth.imds.stick(changes)
 
-    def _hide(self, text: str) -> None:
-        self._imds.hidden = rules.check_paths(part.strip() for part in text.split(",")) if text else ()
-
-    def _delay(self, kind: str, text: str) -> None:
-        setattr(self._truth.delays, kind, _seconds(text))
+    def _delay(self, kind: str, seconds: float) -> None:
+        setattr(self._truth.delays, kind, seconds)
         if not self._truth.delays.stuck.get(kind):
-            self._truth.hasten(kind, _seconds(text))
+            self._truth.hasten(kind, seconds)
 
-    def _stuck(self, kind: str, text: str) -> None:
-        self._truth.delays.stuck[kind] = _count(text)
-        if not text:
+    def _stuck(self, kind: str, count: float) -> None:
+        self._truth.delays.stuck[kind] = count
+        if not count:
             self._truth.hasten(kind, getattr(self._truth.delays, kind))
 
-    def _kube_rules(self, text: str) -> None:
-        if self._kube is None:
-            raise ValueError("there is no Kubernetes here")
-        if not text:
-            self._kube.faults.clear()
-            return
-        found = msgspec.json.decode(text, type=Rule | list[Rule])
-        for rule in found if isinstance(found, list) else [found]:
-            self._kube.faults.add(rule)
 
-    def _throttle(self, text: str) -> None:
-        if text not in ("", "on"):
-            raise ValueError("neither 'on' nor empty")
-        self._api.buckets.on = text == "on"
+def _cleared(value: str) -> bool:
+    return value in ("", "off")
 
-    def _latency(self, text: str) -> None:
-        if text not in ("", "on"):
-            raise ValueError("neither 'on' nor empty")
-        self._api.latency.on = text == "on"
 
-    def _kubernetes(self, text: str) -> None:
-        kind, _, rest = text.partition(":")
-        if kind not in ("", "hang", "away", "slow", "cut", "expire"):
-            raise ValueError("unknown")
-        if self._kube is None:
-            raise ValueError("there is no Kubernetes here")
-        if kind == "cut":
-            self._kube.cut()
-        if kind == "expire":
-            self._kube.store.expire()
-        self._kube.set_fault(hang=kind == "hang", away=kind == "away", slow=_seconds(rest) if kind == "slow" else 0.0)
+def _set_kube(server: Server, wanted: tuple[str, float]) -> None:
+    kind, seconds = wanted
+    if kind == "cut":
+        server.cut()
+    if kind == "expire":
+        server.store.expire()
+    server.set_fault(hang=kind == "hang", away=kind == "away", slow=seconds)
+
+
+def _set_kube_rules(server: Server, found: list[Rule]) -> None:
+    if not found:
+        server.faults.clear()
+    for rule in found:
+        server.faults.add(rule)
+
+
+# --- values in words, each by one reader; empty is cleared -----------------------------------------------------------
+
+
+def _on(text: str) -> bool:
+    if text not in ("", "on"):
+        raise ValueError("neither on nor off")
+    return text == "on"
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text or 0)
-    if not 0 <= seconds <= 3600:
-        raise ValueError("seconds must be within 0 to 3600")
+    try:
+        seconds = float(text or 0)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= LONGEST_SECONDS:
+        raise ValueError(f"{text!r} is no number of seconds from 0 to {LONGEST_SECONDS}")
     return seconds
 
 
@@ -192,5 +200,52 @@ def _count(text: str) -> float:
     if text in ("", "on"):
         return MANY if text else 0
     if not text.isascii() or not text.isdigit() or not int(text):
-        raise ValueError("neither 'on' nor a number from 1")
+        raise ValueError("neither on nor off nor a number from 1")
     return int(text)
+
+
+def _lags(text: str) -> dict[str, float]:
+    """`3`, or `eni:new=2,gone=5`: what is not named does not lag. The keys are those of Lags."""
+    lags = Lags()
+    for part in (one.strip() for one in text.split(",")) if text else ():
+        key, sign, value = part.rpartition("=")
+        if not value or (sign and not key):
+            raise ValueError(f"{part!r} is neither SECONDS nor KIND[:CHANGE]=SECONDS nor CHANGE=SECONDS")
+        key = f":{key}" if key in CHANGES else key
+        if key in lags.set_:
+            raise ValueError(f"{part!r}: that lag is there twice")
+        lags.set(key, _seconds(value))
+    return lags.set_
+
+
+def _paths(text: str) -> tuple[str, ...]:
+    return rules.check_paths(part.strip() for part in text.split(",")) if text else ()
+
+
+def _notice(truth: Truth, text: str) -> Notice:
+    notice = msgspec.json.decode(text, type=Notice) if text else Notice()
+    rules.check_notice(truth, notice)
+    return notice
+
+
+def _rules(truth: Truth, text: str) -> list[Fault]:
+    return rules.parse(truth, text) if text else []
+
+
+def _kube_rules(text: str) -> list[Rule]:
+    if not text:
+        return []
+    found = msgspec.json.decode(text, type=Rule | list[Rule])
+    if not found:
+        raise ValueError("an empty list of rules does nothing")
+    return found if isinstance(found, list) else [found]
+
+
+def _kube(text: str) -> tuple[str, float]:
+    """What it does, and by how many seconds it is slow."""
+    kind, sign, rest = text.partition(":")
+    if kind not in ("", "hang", "away", "slow", "cut", "expire") or (kind == "slow") != bool(sign):
+        raise ValueError("it is none of these")
+    if kind == "slow" and not rest:
+        raise ValueError("slow by how many seconds?")
+    return kind, _seconds(rest)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -19,6 +23,7 @@ from sandbox.face.inprocess import Account
 from sandbox.world.scenario import NodeSpec, Scenario, SubnetSpec, TypeSpec
 from tests.sandbox.ec2_kit import check, model
 
+ROOT = Path(__file__).parents[2]
 WANTED = Scenario(
     nodes=(NodeSpec("one", "tiny", hop_limit=1), NodeSpec("two", subnet=1)),
     vpc_cidr="10.9.0.0/16",
@@ -58,6 +63,27 @@ def test_a_client_of_ones_own_opens_no_socket(a: Account, monkeypatch: pytest.Mo
     monkeypatch.setattr(socket.socket, "connect", refuse)
     assert len(mine.describe_subnets()["Subnets"]) == 2
     assert threading.active_count() == before
+
+
+def test_the_callers_own_settings_of_aws_are_not_read(tmp_path: Path) -> None:
+    """In a process of its own, as botocore reads them once: profile, files, endpoint, retries, all of them wrong."""
+    broken = tmp_path / "config"
+    broken.write_text("[default\n")
+    wrong = {
+        **dict.fromkeys(("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CA_BUNDLE"), str(broken)),
+        **dict.fromkeys(("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_RETRY_MODE", "AWS_DEFAULTS_MODE"), "nobody"),
+        **dict.fromkeys(("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_EC2"), "http://127.0.0.1:1"),
+        "AWS_MAX_ATTEMPTS": "many",
+    }
+    code = """
+from sandbox.face.inprocess import Account
+from sandbox.world.scenario import Scenario
+client = Account.of(Scenario.simple(2)).client()
+print(len(client.describe_instances()["Reservations"]), client.meta.endpoint_url)
+"""
+    argv = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(argv, cwd=ROOT, env={**os.environ, **wrong}, capture_output=True, text=True, check=False)
+    assert (done.stderr, done.stdout) == ("", "2 https://ec2.us-west-2.amazonaws.com\n")
 
 
 def test_who_calls_is_known_by_the_address(a: Account) -> None:

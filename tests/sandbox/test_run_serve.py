@@ -19,9 +19,11 @@ from click.testing import CliRunner
 from sandbox.base.failures import SandboxFailure
 from sandbox.commands.main import sandbox
 from sandbox.face.client import Sandbox
-from sandbox.world import place
+from sandbox.world import place, script
+from sandbox.world.endpoint import Endpoint
+from sandbox.world.scenario import Scenario
 from tests.sandbox.conftest import until
-from tests.sandbox.ec2_kit import make_client
+from tests.sandbox.ec2_kit import Told, make_client
 
 SCENARIO = {"nodes": [{"name": "blue"}, {"name": "green", "subnet": 1}], "seed": 5}
 
@@ -88,8 +90,61 @@ def test_two_nodes_two_kinds_of_endpoint(served: Served) -> None:
     status = served.call("status")
     assert {node["name"]: node["instance_id"] for node in status["nodes"]} == seen
     assert status["enis"] == len(served.call("ledger")) == 2
-    with pytest.raises(SandboxFailure, match="no data plane"):
-        Sandbox.connect(served.folder).counters()
+
+
+def test_what_needs_nodes_to_run_in_is_refused_with_the_reason(served: Served) -> None:
+    world = Sandbox.connect(served.folder)
+
+    def execute() -> None:
+        with world.exec("blue", ["true"]) as running:
+            running.wait()
+
+    why = "this world has no data plane, so no nodes to run in"
+    for name, ask in (("exec", execute), ("reboot", lambda: world.reboot("blue")), ("counters", world.counters)):
+        with pytest.raises(SandboxFailure, match=f"{name}: {why}") as told:
+            ask()
+        assert told.value.code == "bad-request"
+    with pytest.raises(SandboxFailure, match="request 'nonsense' is not known; there are: down, fault") as told:
+        world._tell("nonsense")
+    assert "exec" not in told.value.text
+    shown = CliRunner().invoke(sandbox, ["--dir", str(served.folder), "status"]).stdout
+    assert "branches: nothing carries them: this world has no data plane\n" in shown
+
+
+def test_a_metadata_port_is_its_nodes_and_not_its_addresss(served: Served) -> None:
+    blue = next(node for node in served.call("status")["nodes"] if node["name"] == "blue")
+    served.ec2.terminate_instances(InstanceIds=[blue["instance_id"]])
+    wanted = {"ImageId": "ami-0123456789abcdef0", "InstanceType": "m5.large", "MinCount": 1, "MaxCount": 1}
+    served.ec2.run_instances(**wanted, SubnetId=blue["subnet_id"], PrivateIpAddress=blue["primary_ip"])
+    put = urllib.request.Request(
+        f"{served.said['metadata']['blue']}/latest/api/token",
+        method="PUT",
+        headers={"X-aws-ec2-metadata-token-ttl-seconds": "60"},
+    )
+    with pytest.raises(urllib.error.HTTPError) as caught, urllib.request.urlopen(put, timeout=10):
+        pass
+    assert caught.value.code == 404
+    caught.value.close()
+    assert served.metadata("green", "meta-data/instance-id").startswith("i-")
+
+
+def test_the_clock_goes_on_after_a_step_that_fails(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    class Broken(Told):
+        def eni_attached(self, eni_id: str) -> None:
+            raise OSError("no such device")
+
+    endpoint = Endpoint(tmp_path / "s", Scenario.simple(1))
+    try:
+        endpoint.truth.subscribe(Broken())
+        endpoint.truth.delays.attach = 0.01
+        node = next(iter(endpoint.truth.instances.values()))
+        eni = endpoint.truth.create_eni(node.subnet_id)
+        endpoint.truth.attach_eni(eni.eni_id, node.instance_id, 1)
+        until(lambda: "no such device" in capfd.readouterr().err, "the step has failed, and it is told")
+        endpoint.script.load(script.parse('[{"at": 0.01, "set": "api-lag", "to": "5"}]'))
+        until(lambda: endpoint.switches.current().get("api-lag") == "5", "the script's step is done")
+    finally:
+        endpoint.close()
 
 
 def test_faults_from_a_file_and_one_by_one(served: Served, tmp_path: Path) -> None:
@@ -116,6 +171,48 @@ def test_faults_from_a_file_and_one_by_one(served: Served, tmp_path: Path) -> No
     assert served.call("fault", "--clear", "*")["switches"] == {"hits:DescribeVpcs": "1"}
 
 
+def test_a_switch_is_shown_set_and_cleared(served: Served) -> None:
+    """Its name alone changes nothing; every answer has one shape."""
+
+    def says(*words: str) -> tuple[int, str]:
+        done = CliRunner().invoke(sandbox, ["--dir", str(served.folder), "fault", *words])
+        return done.exit_code, done.stdout
+
+    assert says() == (0, "no faults\n")
+    assert says("api-lag", "5") == (0, "api-lag=5\n")
+    for _ in range(2):
+        assert says("api-lag") == (0, "api-lag=5\n")
+    shapes = [served.call("fault", *words) for words in ((), ("api-lag",), ("api-lag", "6"), ("--clear", "api-lag"))]
+    assert [found.keys() == {"switches", "rules", "waiting", "failures"} for found in shapes] == [True] * 4
+    assert [found["switches"].get("api-lag") for found in shapes] == ["5", "5", "6", None]
+    assert says("throttle", "on") == (0, "throttle=on\n")
+    assert says("throttle", "off") == (0, "no faults\n")
+    assert says("throttle") == (0, "throttle=off\n")
+    for words in (("throtle",), ("throtle", "on")):
+        done = CliRunner().invoke(sandbox, ["--dir", str(served.folder), "fault", *words])
+        assert (done.exit_code, "'throtle' is not known here; near: throttle; there are: " in done.stderr) == (2, True)
+
+
+def test_a_step_that_failed_is_shown_and_counted(served: Served, tmp_path: Path) -> None:
+    world = Sandbox.connect(served.folder)
+    world.time(rate=0)
+    file = tmp_path / "faults.json"
+    file.write_text('[{"at": 9, "clear": "*"}, {"at": 5, "stop": "blue"}, {"at": 6, "stop": "blue"}]')
+    served.call("fault", "--file", str(file))
+    blue = next(node.instance_id for node in world.nodes() if node.name == "blue")
+    world.time(advance=5)
+    served.ec2.terminate_instances(InstanceIds=[blue])
+    world.time(advance=1)
+    shown = CliRunner().invoke(sandbox, ["--dir", str(served.folder), "fault"]).stdout.splitlines()
+    assert [line.split()[:2] for line in shown if line.startswith("s")] == [["s1", "waits"], ["s3", "failed"]]
+    assert "there is no instance 'blue'" in shown[-1]
+    status = CliRunner().invoke(sandbox, ["--dir", str(served.folder), "status"]).stdout
+    assert "faults:  waiting=1, failed=1" in status
+    served.call("fault", "--clear", "*")
+    status = CliRunner().invoke(sandbox, ["--dir", str(served.folder), "status"]).stdout
+    assert "faults:  none" in status
+
+
 def test_a_bad_file_is_refused_by_name(served: Served, tmp_path: Path) -> None:
     file = tmp_path / "faults.json"
     file.write_text('[{"rule": {"action": "DescribeVpc", "delay": 1}}]')
@@ -136,7 +233,7 @@ def test_time_stopped_and_advanced(served: Served) -> None:
     assert served.metadata("blue", path) == eni["primary_ip"]
     assert served.call("time", "--advance", "1000")["now"] == stopped["now"] + 1000
     assert len(served.metadata("blue", path).split()) == 2
-    for words in (["--rate", "-1"], ["--advance", "-5"]):
+    for words in (["--rate", "-1"], ["--advance", "-5"], *(["--rate", bad] for bad in ("nan", "inf", "-inf"))):
         done = CliRunner().invoke(sandbox, ["--dir", str(served.folder), "time", *words])
         assert (done.exit_code, "time: " in done.stderr) == (2, True)
 

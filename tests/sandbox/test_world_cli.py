@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import ast
 import json
+import shlex
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
 from sandbox.base import failures
 from sandbox.base.failures import SandboxFailure
+from sandbox.base.shapes import DROPS
 from sandbox.commands import output
 from sandbox.commands.main import sandbox
 from sandbox.face.client import Sandbox
+from sandbox.net import rules
 from sandbox.world import place
 from tests.sandbox.conftest import Node
 
@@ -36,7 +40,9 @@ def test_life_from_the_command_line(tmp_path: Path) -> None:
         assert (again.exit_code, "runs in" in again.stderr) == (1, True)
         assert len(json.loads(call(folder, "ledger", "--output", "json").stdout)) == 2
         assert call(folder, "fault", "net-lag", "1").stdout == "net-lag=1\n"
-        assert call(folder, "fault", "net-lag").stdout == ""
+        assert call(folder, "fault", "net-lag").stdout == "net-lag=1\n"
+        assert call(folder, "fault", "net-lag", "off").stdout == "no faults\n"
+        assert call(folder, "fault", "net-lag").stdout == "net-lag=off\n"
     finally:
         down = call(folder, "down")
     assert (down.exit_code, down.stderr) == (0, "down\n")
@@ -78,11 +84,43 @@ def test_pods_processes_counters_and_logs(world: Sandbox, fresh: Node) -> None:
     assert [row["reason"] for row in rows if row["node"] == fresh.name] == ["broadcast"]
 
 
-@pytest.mark.parametrize("command", sorted(set(sandbox.commands) - {"pod"}))
-def test_every_command_explains_itself(tmp_path: Path, command: str) -> None:
-    shown = call(tmp_path, command, "--help")
+def commands(group: click.Group = sandbox, *before: str) -> list[tuple[str, ...]]:
+    """The words of every command."""
+    found: list[tuple[str, ...]] = []
+    for name, command in group.commands.items():
+        words = (*before, name)
+        found += commands(command, *words) if isinstance(command, click.Group) else [words]
+    return sorted(found)
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_every_command_explains_itself(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """With a line for each argument and option, and a first line that the list of commands shows whole."""
+    shown = call(tmp_path, *words, "--help")
     assert shown.exit_code == 0
     assert "Usage: " in shown.output
+    command: click.Command = sandbox
+    for word in words:
+        assert isinstance(command, click.Group)
+        command = command.commands[word]
+    assert [param.name for param in command.params if not getattr(param, "help", None)] == []
+    assert not command.get_short_help_str(66).endswith("...")
+
+
+def test_the_examples_of_the_help_are_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each names a command that there is, with arguments that it takes."""
+    monkeypatch.chdir(tmp_path)
+    for file in ("scenario.json", "faults.json"):
+        (tmp_path / file).touch()
+    found = set()
+    for words in commands():
+        for line in call(tmp_path, *words, "--help").output.partition("\nExamples:\n")[2].splitlines():
+            argv = shlex.split(line, comments=True)
+            assert argv[:2] == ["enid", "sandbox"]
+            name, *rest = argv[4:] if argv[2] == "--dir" else argv[2:]
+            sandbox.commands[name].make_context(name, rest[: rest.index("|")] if "|" in rest else rest)
+            found.add(name)
+    assert {"up", "exec", "fault", "pcap", "serve", "spawn", "time"} <= found
 
 
 def test_bad_arguments_are_named(tmp_path: Path) -> None:
@@ -148,17 +186,32 @@ def test_the_shell_completes_what_there_is(world: Sandbox, fresh: Node, tmp_path
     assert complete(world.folder, "pod", "del", fresh.name, "cli/") == ["cli/web"]
     assert complete(world.folder, "exec", f"{fresh.name}/") == [f"{fresh.name}/cli/web"]
     assert world.pod_delete(fresh.name, "cli", "web").ok
+    assert complete(world.folder, "pcap", f"{fresh.name}/") == [f"{fresh.name}/ens5"]
     assert complete(world.folder, "fault", "net-l") == ["net-lag"]
+    assert complete(world.folder, "fault", "kube", "") == ["away", "cut", "expire", "hang", "off", "slow:"]
+    assert complete(world.folder, "fault", "net-lag", "") == ["off"]
+    world.load_faults([{"set": "net-lag", "to": "3"}, {"rule": {"delay": 1}}, {"at": 3600, "clear": "*"}])
+    assert {"*", "net-lag"} < set(complete(world.folder, "fault", "--clear", "")) <= {"*", "net-lag", "f1", "s1"}
+    world.clear_fault()
     assert complete(tmp_path, "exec", "no") == []
+
+
+def test_every_reason_of_a_drop_is_explained(tmp_path: Path) -> None:
+    assert tuple(DROPS) == rules.REASONS
+    shown = " ".join(call(tmp_path, "counters", "--help").output.split())
+    assert [reason for reason, text in DROPS.items() if text not in shown] == []
 
 
 @pytest.mark.root
 def test_drops_are_shown_with_their_reasons(world: Sandbox, nodes: list[Node]) -> None:
-    assert world.internet_exec(["ping", "-c1", "-W1", world.node("node-2").primary_ip]).rc != 0
-    rows = json.loads(call(world.folder, "drops", "-o", "json").stdout)
-    found = [row for row in rows if (row["reason"], row["port"]) == ("unknown", "internet0")]
+    address = world.node("node-2").primary_ip
+    assert world.internet_exec(["ping", "-c1", "-W1", address]).rc != 0
+    rows = json.loads(call(world.folder, "counters", "-o", "json").stdout)
+    found = [row for row in rows if (row["reason"], row["port"], row["address"]) == ("unknown", "internet0", address)]
     assert [row["packets"] > 0 for row in found] == [True]
-    assert "internet0" in call(world.folder, "drops").stdout
+    table = call(world.folder, "counters").stdout
+    assert "internet0" in table
+    assert f"\nunknown: {DROPS['unknown']}\n" in table
     status = call(world.folder, "status").stdout
     assert "unknown" in next(line for line in status.splitlines() if line.startswith("drops:"))
     assert "branches:" in status
