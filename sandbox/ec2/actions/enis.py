@@ -16,8 +16,7 @@ from sandbox.ec2.actions.registry import (
     action,
     exact,
     lower,
-    page,
-    select,
+    narrowed,
     tag_set,
     tags_for,
     wanted6,
@@ -158,8 +157,7 @@ ENI_FILTERS: Final[dict[str, Getter[Eni]]] = {
 @action("DescribeNetworkInterfaces", "NetworkInterfaceIds", *FILTERS, *PAGING, filters=ENI_FILTERS)
 def describe_network_interfaces(call: Call) -> Result:
     with call.truth.lock:
-        found = select(call, _candidates(call), ENI_FILTERS, lambda eni: eni.tags)
-        shown, token = page(call, found, lambda eni: eni.eni_id, ids="NetworkInterfaceIds")
+        shown, token = narrowed(call, _candidates(call), ENI_FILTERS, ids="NetworkInterfaceIds")
         return {"NetworkInterfaces": [kept_eni(call, eni) for eni in shown], "NextToken": token}
 
 

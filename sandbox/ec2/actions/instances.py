@@ -8,7 +8,6 @@ from typing import Any, Final
 
 from sandbox.ec2 import errors
 from sandbox.ec2.actions.enis import address_list, dns_name, group_list, named_addresses
-from sandbox.ec2.actions.network import asked
 from sandbox.ec2.actions.registry import (
     FILTERS,
     PAGING,
@@ -17,6 +16,7 @@ from sandbox.ec2.actions.registry import (
     Getter,
     Result,
     action,
+    listed,
     lower,
     page,
     select,
@@ -151,9 +151,8 @@ INSTANCE_FILTERS: Final[dict[str, Getter[Instance]]] = {
 @action("DescribeInstances", "InstanceIds", *FILTERS, *PAGING, filters=INSTANCE_FILTERS)
 def describe_instances(call: Call) -> Result:
     with call.truth.lock:
-        instances = asked(call, "InstanceIds", call.truth.instances, "i-", errors.NO_INSTANCE)
-        found = select(call, instances, INSTANCE_FILTERS, lambda instance: instance.tags)
-        shown, token = page(call, found, lambda instance: instance.instance_id, ids="InstanceIds")
+        table = call.truth.instances
+        shown, token = listed(call, "InstanceIds", table, "i-", errors.NO_INSTANCE, INSTANCE_FILTERS)
         return {"Reservations": [_reservation(call, instance, call.reader) for instance in shown], "NextToken": token}
 
 

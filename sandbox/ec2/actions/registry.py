@@ -1,4 +1,4 @@
-"""What all EC2 actions share: the registry, the call, filters, pages, idempotency.
+"""What all EC2 actions share: the registry, the call, filters, pages, listings, idempotency.
 
 An action names every request member and every filter that it models; the codec and `select` refuse all others. One
 file per subject beside this one fills the registry.
@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from sandbox.ec2 import errors
-from sandbox.ec2.records import NO_TAGS, Tags
+from sandbox.ec2.records import NO_TAGS, Record, Tags
 from sandbox.ec2.truth import Truth, Wanted
 from sandbox.ec2.views import Reader
 
 R = TypeVar("R")
+M = TypeVar("M", bound=Record)
 Result = dict[str, Any]
 Getter = Callable[["Call", R], Iterable[str]]
 MOST_TOKENS: Final = 10_000
@@ -220,6 +221,49 @@ def _last_shown(name: str, token: str) -> str:
     if made_for != name or not isinstance(last, str):
         raise errors.BAD_TOKEN()
     return last
+
+
+# --- listings -----------------------------------------------------------------------------------------------------
+
+
+def listed(
+    call: Call,
+    member: str,
+    table: Mapping[str, M],
+    prefix: str,
+    missing: Callable[..., errors.Ec2Error],
+    getters: Mapping[str, Getter[M]],
+    *,
+    most: int = 1000,
+) -> tuple[list[M], str | None]:
+    """What a Describe call shows of a table, and the token of the next page: the records whose ids the request has in
+    `member`, or all that the view shows, as `narrowed` narrows them down. The caller holds the truth's lock.
+
+    `prefix` is that of the table's ids. Raises `missing` for an id that is not there, and what `narrowed` raises.
+    """
+    reader = call.reader
+    if not (ids := call.members.get(member)):
+        return narrowed(call, reader.scan(table, prefix), getters, most=most)
+    found = []
+    for record_id in dict.fromkeys(ids):
+        record = reader.see(record_id, table.get(record_id))
+        if record is None:
+            raise missing(id=record_id)
+        found.append(record)
+    return narrowed(call, found, getters, ids=member, most=most)
+
+
+def narrowed(
+    call: Call, records: Iterable[M], getters: Mapping[str, Getter[M]], *, ids: str = "", most: int = 1000
+) -> tuple[list[M], str | None]:
+    """One page of the records that the filters let through, and the token of the next; see `select` and `page`."""
+    found = select(call, records, getters, _tags)
+    return page(call, found, lambda record: record.record_id, ids=ids, most=most)
+
+
+def _tags(record: Record) -> Tags:
+    """Associations and permissions bear none here."""
+    return getattr(record, "tags", NO_TAGS)
 
 
 # --- members that several actions share ----------------------------------------------------------------------------

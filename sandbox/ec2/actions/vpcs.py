@@ -15,8 +15,7 @@ from sandbox.ec2.actions.registry import (
     Getter,
     Result,
     action,
-    page,
-    select,
+    narrowed,
     tag_set,
     tags_for,
 )
@@ -131,8 +130,7 @@ def get_subnet_cidr_reservations(call: Call) -> Result:
     with call.truth.lock:
         subnet_id = call.truth.subnet(call.members["SubnetId"]).subnet_id
         mine = [one for one in call.reader.scan(call.truth.reservations, "scr-") if one.subnet_id == subnet_id]
-        found = select(call, mine, RESERVATION_FILTERS, lambda one: one.tags)
-        shown, token = page(call, found, lambda one: one.reservation_id)
+        shown, token = narrowed(call, mine, RESERVATION_FILTERS)
         return {
             f"SubnetIpv{version}CidrReservations": [
                 _reservation(call, one) for one in shown if one.cidr.version == version
