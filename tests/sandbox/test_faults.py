@@ -289,7 +289,7 @@ def test_an_act_that_the_rules_refuse_does_nothing(a: Kit) -> None:
     a.record()
     a.load([{"change": {"do": "assign", "eni": a.eni, "count": 5000}}, {"change": {"do": "delete", "eni": "eni-0"}}])
     said = [json.loads(line)["done"] for line in a.trace.splitlines()]
-    assert said == [f"{a.eni}: InsufficientFreeAddressesInSubnet", "nothing to act on"]
+    assert said == [f"{a.eni}: PrivateIpAddressLimitExceeded", "nothing to act on"]
     assert len(a.truth.eni(a.eni).addresses) == 4
 
 

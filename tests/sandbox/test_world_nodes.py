@@ -16,7 +16,7 @@ def test_an_instance_outside_the_scenarios_vpc_is_refused_by_name(world: Sandbox
     made = ec2(world, "CreateSubnet", VpcId=vpc, CidrBlock="10.0.0.0/20", AvailabilityZone="us-west-2a")
     subnet = made.findtext(".//subnetId") or ""
     before = world.ledger()
-    with pytest.raises(AssertionError, match="NotSimulated.*launching outside vpc-"):
+    with pytest.raises(AssertionError, match=r"NotSimulated.*launching outside vpc-"):
         ec2(
             world,
             "RunInstances",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from sandbox.ec2 import errors
@@ -32,6 +33,18 @@ STATE_CODES: Final = {"pending": 0, "running": 16, "shutting-down": 32, "termina
 def state_result(name: str) -> Result:
     """A state with its code."""
     return {"Code": STATE_CODES[name], "Name": name}
+
+
+def state_changes(before: Iterable[Instance], becomes: Mapping[str, str]) -> list[Result]:
+    """What a change of the states of instances answers; `becomes`: the states that change."""
+    return [
+        {
+            "InstanceId": instance.instance_id,
+            "CurrentState": state_result(becomes.get(instance.state, instance.state)),
+            "PreviousState": state_result(instance.state),
+        }
+        for instance in before
+    ]
 
 
 def _interface(call: Call, eni: Eni) -> Result:
@@ -178,7 +191,7 @@ def run_instances(call: Call) -> Result:
     options, defaults = members.get("MetadataOptions", {}), call.truth.metadata_defaults
     primary, secondary = named_addresses(network)
 
-    def make() -> str:
+    def make() -> Instance:
         return call.truth.run_instance(
             members["InstanceType"],
             network["SubnetId"],
@@ -199,12 +212,17 @@ def run_instances(call: Call) -> Result:
             user_data=members.get("UserData", "").encode(),
             tags=tags_for(call, "instance", "network-interface"),
             eni_tags=tags_for(call, "network-interface", "instance"),
-        ).instance_id
+        )
 
-    instance = call.truth.instances.get(call.once(make))
-    if instance is None or instance.state in ("shutting-down", "terminated"):
-        raise errors.TOKEN_OF_THE_DEAD()
-    return _reservation(call, instance)
+    def find(instance_id: str) -> Instance:
+        found = call.truth.instances.get(instance_id)
+        if found is None or found.state in ("shutting-down", "terminated"):
+            raise errors.TOKEN_OF_THE_DEAD()
+        return found
+
+    instance = call.once(make, find)
+    with call.truth.lock:
+        return _reservation(call, instance)
 
 
 def _launch_network(call: Call) -> dict[str, Any]:
@@ -235,18 +253,9 @@ def _launch_network(call: Call) -> dict[str, Any]:
 
 @action("TerminateInstances", "InstanceIds")
 def terminate_instances(call: Call) -> Result:
-    ids = list(dict.fromkeys(call.members["InstanceIds"]))
-    with call.truth.lock:
-        for instance_id in ids:
-            call.truth.instance(instance_id)
-    changes = []
-    for instance_id in ids:
-        before = call.truth.terminate_instance(instance_id).state
-        after = before if before == "terminated" else "shutting-down"
-        changes.append(
-            {"InstanceId": instance_id, "CurrentState": state_result(after), "PreviousState": state_result(before)}
-        )
-    return {"TerminatingInstances": changes}
+    found = call.truth.terminate_instances(call.members["InstanceIds"])
+    becomes = {state: "shutting-down" for state in STATE_CODES if state != "terminated"}
+    return {"TerminatingInstances": state_changes(found, becomes)}
 
 
 # --- types ------------------------------------------------------------------------------------------------------
