@@ -209,6 +209,38 @@ def shown_state(a: Account, instance_id: str) -> dict[str, Any]:
     return state
 
 
+@pytest.mark.parametrize("verb", ["stop", "start", "reboot", "terminate"])
+@pytest.mark.parametrize("worse", ["dead", "unknown"])
+def test_several_instances_change_together_or_not_at_all(a: Account, verb: str, worse: str) -> None:
+    dead = a.truth.run_instance("m5.large", a.subnet.subnet_id).instance_id
+    a.truth.terminate_instance(dead)
+    if worse == "unknown":
+        a.truth.forget_instance(dead)
+    if verb == "start":
+        a.truth.stop_instance(a.node.instance_id)
+    rebooted: list[str] = []
+    a.truth.rebooted = rebooted.append
+    ask = getattr(a.ec2, f"{verb}_instances")
+    if (verb, worse) == ("terminate", "dead"):  # twice is once
+        assert len(ask(InstanceIds=[a.node.instance_id, dead])["TerminatingInstances"]) == 2
+        return
+    with refused(a, "InvalidInstanceID.NotFound" if worse == "unknown" else "IncorrectInstanceState"):
+        ask(InstanceIds=[a.node.instance_id, dead])
+    assert rebooted == []
+    ask(InstanceIds=[a.node.instance_id])
+    states = {"stop": "stopped", "start": "running", "reboot": "running", "terminate": "terminated"}
+    assert a.truth.instance(a.node.instance_id).state == states[verb]
+
+
+def test_a_vpc_with_ipv6_is_made_whole_or_not_at_all(a: Account, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_truth: Truth) -> ipaddress.IPv6Network:
+        raise OSError("no block")
+
+    monkeypatch.setattr(Truth, "_new_cidr6", fail)
+    with refused(a, "InternalError", "no block"):
+        a.ec2.create_vpc(CidrBlock="10.50.0.0/16", AmazonProvidedIpv6CidrBlock=True)
+
+
 def test_metadata_options_and_defaults(a: Account) -> None:
     ids = a.node.instance_id
     changed = a.ec2.modify_instance_metadata_options(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -39,6 +40,18 @@ STATE_CODES: Final = {"pending": 0, "running": 16, "shutting-down": 32, "termina
 def state_result(name: str) -> Result:
     """A state with its code."""
     return {"Code": STATE_CODES[name], "Name": name}
+
+
+def state_changes(before: Iterable[Instance], becomes: Mapping[str, str]) -> list[Result]:
+    """What a change of the states of instances answers; `becomes`: the states that change."""
+    return [
+        {
+            "InstanceId": instance.instance_id,
+            "CurrentState": state_result(becomes.get(instance.state, instance.state)),
+            "PreviousState": state_result(instance.state),
+        }
+        for instance in before
+    ]
 
 
 def _interface(call: Call, eni: Eni) -> Result:
@@ -189,7 +202,7 @@ def run_instances(call: Call) -> Result:
     if unmade := {spec.get("ResourceType", "") for spec in members.get("TagSpecifications", ())} & NOT_MADE:
         raise errors.NOT_SIMULATED(what=f"tags for {min(unmade)} of action RunInstances")
 
-    def make() -> str:
+    def make() -> Instance:
         return call.truth.run_instance(
             members["InstanceType"],
             network["SubnetId"],
@@ -210,13 +223,18 @@ def run_instances(call: Call) -> Result:
             user_data=user_data,
             tags=tags_for(call, "instance", "network-interface"),
             eni_tags=tags_for(call, "network-interface", "instance"),
-        ).instance_id
+        )
 
-    instance = call.truth.instances.get(call.once(make))
-    if instance is None or instance.state in ("shutting-down", "terminated"):
-        raise errors.TOKEN_OF_THE_DEAD()
-    # As the first answer to the token, which AWS gives while the instance is on its way to `running`.
-    return _reservation(call, replace(instance, state="pending") if instance.state == "running" else instance)
+    def find(instance_id: str) -> Instance:
+        found = call.truth.instances.get(instance_id)
+        if found is None or found.state in ("shutting-down", "terminated"):
+            raise errors.TOKEN_OF_THE_DEAD()
+        # As the first answer to the token, given while the instance was on its way to `running`.
+        return replace(found, state="pending") if found.state == "running" else found
+
+    instance = call.once(make, find)
+    with call.truth.lock:
+        return _reservation(call, instance)
 
 
 def _user_data(text: str) -> bytes:
@@ -261,18 +279,9 @@ def _launch_network(call: Call) -> dict[str, Any]:
 
 @action("TerminateInstances", "InstanceIds")
 def terminate_instances(call: Call) -> Result:
-    ids = list(dict.fromkeys(call.members["InstanceIds"]))
-    with call.truth.lock:
-        for instance_id in ids:
-            call.truth.instance(instance_id)
-    changes = []
-    for instance_id in ids:
-        before = call.truth.terminate_instance(instance_id).state
-        after = before if before == "terminated" else "shutting-down"
-        changes.append(
-            {"InstanceId": instance_id, "CurrentState": state_result(after), "PreviousState": state_result(before)}
-        )
-    return {"TerminatingInstances": changes}
+    found = call.truth.terminate_instances(call.members["InstanceIds"])
+    becomes = {state: "shutting-down" for state in STATE_CODES if state != "terminated"}
+    return {"TerminatingInstances": state_changes(found, becomes)}
 
 
 # --- types ------------------------------------------------------------------------------------------------------

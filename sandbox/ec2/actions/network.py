@@ -13,7 +13,7 @@ SUBNET_FILTERS: Final[dict[str, Getter[Subnet]]] = {
     "availability-zone": lambda _c, s: (s.zone,),
     "availabilityZone": lambda _c, s: (s.zone,),
     "availability-zone-id": lambda _c, s: (s.zone_id,),
-    "available-ip-address-count": lambda c, s: (str(c.truth.free_addresses(s.subnet_id)),),
+    "available-ip-address-count": lambda c, s: (str(c.truth.free_as_seen(s, c.reader)),),
     "cidr": lambda _c, s: (str(s.cidr),),
     "cidr-block": lambda _c, s: (str(s.cidr),),
     "cidrBlock": lambda _c, s: (str(s.cidr),),
@@ -26,12 +26,13 @@ SUBNET_FILTERS: Final[dict[str, Getter[Subnet]]] = {
 
 
 def subnet_result(call: Call, subnet: Subnet) -> Result:
+    """A subnet as answers show it. The caller holds the truth's lock."""
     truth = call.truth
     return {
         "AssignIpv6AddressOnCreation": False,
         "AvailabilityZone": subnet.zone,
         "AvailabilityZoneId": subnet.zone_id,
-        "AvailableIpAddressCount": truth.free_addresses(subnet.subnet_id),
+        "AvailableIpAddressCount": truth.free_as_seen(subnet, call.reader),
         "CidrBlock": str(subnet.cidr),
         "DefaultForAz": False,
         "Ipv6CidrBlockAssociationSet": [

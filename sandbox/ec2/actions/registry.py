@@ -20,6 +20,7 @@ from sandbox.ec2.truth import Truth, Wanted
 from sandbox.ec2.views import Reader
 
 R = TypeVar("R")
+F = TypeVar("F")
 M = TypeVar("M", bound=Record)
 Result = dict[str, Any]
 Getter = Callable[["Call", R], Iterable[str]]
@@ -52,8 +53,12 @@ class Call:
         """The view that Describe calls show."""
         return self.truth.api
 
-    def once(self, make: Callable[[], str]) -> str:
-        """The id of what `make` made, or had made for an earlier call with this ClientToken. Raises CLIENT_TOKEN."""
+    def once(self, make: Callable[[], M], find: Callable[[str], F]) -> M | F:
+        """What `make` makes, or what by `find` has become of what it made for an earlier call with this ClientToken.
+
+        Raises CLIENT_TOKEN, and what `find` raises. What has just been made is not looked for: somebody else may have
+        deleted it, but this call has succeeded.
+        """
         token = self.members.get("ClientToken")
         if not token:
             return make()
@@ -64,12 +69,14 @@ class Call:
         )
         known = self.tokens.made.get((self.action, token))
         if known is None:
-            known = self.tokens.made[self.action, token] = (same, make())
+            made = make()
+            self.tokens.made[self.action, token] = (same, made.record_id)
             if len(self.tokens.made) > MOST_TOKENS:
                 del self.tokens.made[next(iter(self.tokens.made))]
-        elif known[0] != same:
+            return made
+        if known[0] != same:
             raise errors.CLIENT_TOKEN()
-        return known[1]
+        return find(known[1])
 
 
 @dataclass(frozen=True, slots=True)

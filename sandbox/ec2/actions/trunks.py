@@ -33,27 +33,21 @@ def associate_trunk_interface(call: Call) -> Result:
     if "VlanId" not in members:
         raise errors.MISSING_PARAMETER(name="vlanId")
 
-    def make() -> str:
-        return truth.associate(
-            members["TrunkInterfaceId"], members["BranchInterfaceId"], members["VlanId"]
-        ).association_id
+    def find(association_id: str) -> Association:
+        found = truth.associations.get(association_id)
+        if found is None:
+            raise errors.NO_ASSOCIATION(id=association_id)
+        return found
 
-    association_id = call.once(make)
-    found = truth.associations.get(association_id)
-    if found is None:
-        raise errors.NO_ASSOCIATION(id=association_id)
+    found = call.once(
+        lambda: truth.associate(members["TrunkInterfaceId"], members["BranchInterfaceId"], members["VlanId"]), find
+    )
     return {"InterfaceAssociation": _association(found), "ClientToken": members.get("ClientToken")}
 
 
 @action("DisassociateTrunkInterface", "AssociationId ClientToken")
 def disassociate_trunk_interface(call: Call) -> Result:
-    association_id = call.members["AssociationId"]
-
-    def make() -> str:
-        call.truth.disassociate(association_id)
-        return str(association_id)
-
-    call.once(make)
+    call.once(lambda: call.truth.disassociate(call.members["AssociationId"]), lambda _id: None)
     return {"Return": True, "ClientToken": call.members.get("ClientToken")}
 
 

@@ -29,9 +29,11 @@ def create_vpc(call: Call) -> Result:
         raise errors.NOT_SIMULATED(what=f"InstanceTenancy {members['InstanceTenancy']} of action CreateVpc")
     if "CidrBlock" not in members:
         raise errors.MISSING_PARAMETER(name="cidrBlock")
-    vpc = truth.create_vpc([members["CidrBlock"]], tags=tags_for(call, "vpc"))
-    if members.get("AmazonProvidedIpv6CidrBlock"):
-        vpc = truth.add_cidr(vpc.vpc_id)
+    vpc = truth.create_vpc(
+        [members["CidrBlock"]],
+        amazon_ipv6=members.get("AmazonProvidedIpv6CidrBlock", False),
+        tags=tags_for(call, "vpc"),
+    )
     return {"Vpc": {**vpc_result(call, vpc), "State": "pending"}}
 
 
@@ -77,7 +79,8 @@ def create_subnet(call: Call) -> Result:
         ipv6_cidr=members.get("Ipv6CidrBlock"),
         tags=tags_for(call, "subnet"),
     )
-    return {"Subnet": subnet_result(call, subnet)}
+    with call.truth.lock:
+        return {"Subnet": subnet_result(call, subnet)}
 
 
 @action("DeleteSubnet", "SubnetId")
