@@ -9,6 +9,7 @@ and both must be the same, however the account's answer got lost.
 from __future__ import annotations
 
 import functools
+import itertools
 import random
 import re
 from collections import Counter, deque
@@ -336,3 +337,35 @@ def test_every_change_is_whole(part: int, monkeypatch: pytest.MonkeyPatch) -> No
     assert (
         min(trial.outcomes[one] for one in ("sabotaged", "refused by rule", "answer lost", "RequestLimitExceeded")) > 50
     )
+
+
+def test_a_change_may_fail_at_any_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each call fails at its first step, is asked again and fails at its second one, until there is none left."""
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    trial = Trial(seed, Sabotage(monkeypatch))
+    trial.faults.clear()
+    api, failed = trial.account.api, Counter[str]()
+    for number in range(1500):
+        if number % 150 == 0:
+            trial.turn()
+            api.buckets.on = api.latency.on = False
+        trial.pass_time(0.3)
+        action, request = trial.anybody.changing()
+        body = encoded(action, request)
+        before, chance = trial.account.holds(), trial.truth.rng.getstate()
+        for step in itertools.count(1):
+            trial.sabotage.left = step
+            answer = api.handle(body)
+            if trial.sabotage.left:
+                break
+            assert answer.status == 500
+            assert trial.account.holds() == before, f"{action} {request}: by halves, as step {step} failed"
+            trial.truth.rng.setstate(chance)
+            failed[action] += 1
+        trial.sabotage.left = 0
+        trial.done[action] += said(answer.body) == "ok"
+    promises(trial.truth)
+    print(dict(failed.most_common()), dict(trial.done.most_common()), sep="\n")
+    assert min(failed[action] for action in ("RunInstances", "CreateNetworkInterface", "AttachNetworkInterface")) > 50
+    assert len(failed) > 20
