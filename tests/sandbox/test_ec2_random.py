@@ -192,6 +192,10 @@ def promises(truth: Truth) -> None:
     """Those of `check`, and those on trunks, EFA and quotas."""
     check(truth)
     assert len(truth.enis) <= truth.quotas["enis-per-region"]
+    assert len(truth.vpcs) <= truth.quotas["vpcs-per-region"]
+    for vpc in truth.vpcs.values():
+        assert len(vpc.cidrs) <= truth.quotas["cidrs-per-vpc"]
+        assert sum(one.vpc_id == vpc.vpc_id for one in truth.subnets.values()) <= truth.quotas["subnets-per-vpc"]
     for association in truth.associations.values():
         trunk, branch = truth.eni(association.trunk_id), truth.eni(association.branch_id)
         assert trunk.interface_type == "trunk"

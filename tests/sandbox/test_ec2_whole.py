@@ -8,6 +8,8 @@ and both must be the same, however the account's answer got lost.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import random
 import re
 from collections import Counter, deque
@@ -24,6 +26,7 @@ from sandbox.base.http import Response as HttpResponse
 from sandbox.ec2 import foreign
 from sandbox.ec2.api import Api
 from sandbox.ec2.changes import Change
+from sandbox.ec2.codec import Model
 from sandbox.ec2.faults import Fault
 from sandbox.ec2.imds import TOKEN_HEADER, TOKEN_PATH, TTL_HEADER, Imds
 from sandbox.ec2.limits import Catalogue
@@ -35,6 +38,7 @@ from tests.sandbox.ec2_ask import service
 from tests.sandbox.ec2_kit import HandClock, make_truth, model
 from tests.sandbox.test_ec2_random import promises
 
+QUOTAS: Final = {"enis-per-region": 50, "rules-per-group": 8, "vpcs-per-region": 3, "subnets-per-vpc": 4}
 CALLS: Final = 100_000
 PARTS: Final = 4
 _CODE: Final = re.compile(rb"<Code>([^<]*)</Code>")
@@ -95,12 +99,13 @@ class Side:
     def __init__(self, seed: int, clock: HandClock, sleep: Callable[[float], None]) -> None:
         self.truth, _ = make_truth(seed, "random" if seed % 2 else "dense", clock)
         self.truth.types.register("sandbox.trunk", enis=3, ipv4=10, branches=3, efa=True)
-        self.truth.quotas["enis-per-region"] = 60
-        self.truth.quotas["rules-per-group"] = 8
+        self.truth.quotas |= QUOTAS
         vpc = self.truth.create_vpc(["10.0.0.0/16"], ipv6_cidrs=["fd00:ec2::/56"])
         self.truth.create_subnet(vpc.vpc_id, "10.0.0.0/24", "us-west-2a", ipv6_cidr="fd00:ec2:0:1::/64")
         self.truth.create_subnet(vpc.vpc_id, "10.0.1.0/26", "us-west-2a")
         self.api = Api(self.truth, model=model(), sleep=sleep)
+        for action in CHANGING:
+            self.api.buckets.set_rate(action, 2, 0.1)
         self.imds = Imds(self.truth, sleep=sleep)
 
     def holds(self) -> dict[str, Any]:
@@ -143,6 +148,13 @@ def copied(value: Any) -> Any:
 _DEEP: Final = (dict, set, list, deque, Space4, Space6)
 
 
+class Mute(Model):
+    """Says nothing but that a call went well: nobody reads the twin's answers."""
+
+    def answer(self, action: str, result: Any, request_id: str) -> bytes:
+        return b""
+
+
 class Trial:
     """Somebody who does anything to an account, while everything goes wrong."""
 
@@ -151,6 +163,7 @@ class Trial:
         self.clock = HandClock()
         self.account = Side(seed, self.clock, self._sleep)
         self.twin = Side(seed, self.clock, self._sleep)
+        self.twin.api._model = mute()
         self.truth, self.faults = self.account.truth, self.account.truth.faults
         self.anybody = Anybody(self.truth, self.rng)
         self.sabotage = sabotage
@@ -267,6 +280,11 @@ class Trial:
                     side.truth.forget_instance(instance.instance_id)
 
 
+@functools.cache
+def mute() -> Model:
+    return Mute.load()
+
+
 def encoded(action: str, request: Request) -> bytes:
     form = _SERIALIZER.serialize_to_request(request, service().operation_model(action))["body"]
     return urlencode(form).encode()
@@ -308,14 +326,46 @@ def test_every_change_is_whole(part: int, monkeypatch: pytest.MonkeyPatch) -> No
         if number % 300 == 0:
             trial.turn()
             promises(trial.truth)
-        if number % 8 == 0:
+        if number % 15 == 0:
             trial.look()
-        if number % 500 == 0:
+        if number % 1000 == 0:
             trial.look_within()
         trial.change()
     promises(trial.truth)
-    print(dict(trial.outcomes.most_common()), dict(trial.done.most_common()))
+    print(dict(trial.outcomes.most_common()), dict(trial.done.most_common()), sep="\n")
     assert not {*CHANGING, *READING, "imds"} - {name for name, times in trial.done.items() if times}
     assert (
         min(trial.outcomes[one] for one in ("sabotaged", "refused by rule", "answer lost", "RequestLimitExceeded")) > 50
     )
+
+
+def test_a_change_may_fail_at_any_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each call fails at its first step, is asked again and fails at its second one, until there is none left."""
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    trial = Trial(seed, Sabotage(monkeypatch))
+    trial.faults.clear()
+    api, failed = trial.account.api, Counter[str]()
+    for number in range(1500):
+        if number % 150 == 0:
+            trial.turn()
+            api.buckets.on = api.latency.on = False
+        trial.pass_time(0.3)
+        action, request = trial.anybody.changing()
+        body = encoded(action, request)
+        before, chance = trial.account.holds(), trial.truth.rng.getstate()
+        for step in itertools.count(1):
+            trial.sabotage.left = step
+            answer = api.handle(body)
+            if trial.sabotage.left:
+                break
+            assert answer.status == 500
+            assert trial.account.holds() == before, f"{action} {request}: by halves, as step {step} failed"
+            trial.truth.rng.setstate(chance)
+            failed[action] += 1
+        trial.sabotage.left = 0
+        trial.done[action] += said(answer.body) == "ok"
+    promises(trial.truth)
+    print(dict(failed.most_common()), dict(trial.done.most_common()), sep="\n")
+    assert min(failed[action] for action in ("RunInstances", "CreateNetworkInterface", "AttachNetworkInterface")) > 50
+    assert len(failed) > 20
