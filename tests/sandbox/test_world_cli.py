@@ -127,7 +127,11 @@ def test_bad_arguments_are_named(tmp_path: Path) -> None:
     wrong = call(tmp_path / "s", "up", "--make-type", "tiny")
     assert wrong.exit_code == output.EXIT_USAGE
     assert "'tiny' is not NAME:ENIS:ADDRESSES" in wrong.stderr
-    for words in (("up", "--seed", "3", "--scenario"), ("up", "--nodes", "1", "--scenario")):
+    for words in (
+        ("up", "--seed", "3", "--scenario"),
+        ("up", "--nodes", "1", "--scenario"),
+        ("serve", "--type", "m5.large", "--scenario"),
+    ):
         file = tmp_path / "scenario.json"
         file.write_text('{"nodes": []}')
         both = call(tmp_path / "s", *words, str(file))
