@@ -19,7 +19,7 @@ from sandbox.commands.main import sandbox
 from sandbox.face.client import Sandbox
 from sandbox.net import rules
 from sandbox.world import place
-from tests.sandbox.conftest import Node
+from tests.sandbox.conftest import Node, until
 
 
 def call(folder: Path, *words: str) -> Result:
@@ -74,8 +74,8 @@ def test_pods_processes_counters_and_logs(world: Sandbox, fresh: Node) -> None:
     world.node_spawn(fresh.name, "talk", ["sh", "-c", "echo hello; exec sleep 1000"])
     listed = json.loads(call(world.folder, "ps", fresh.name, "--output", "json").stdout)
     assert [process["name"] for process in listed] == ["talk"]
+    until(lambda: call(world.folder, "logs", fresh.name, "talk").stdout == "hello\n", "it has spoken")
     assert world.node_stop(fresh.name, "talk") < 0
-    assert call(world.folder, "logs", fresh.name, "talk").stdout == "hello\n"
     missing = call(world.folder, "logs", fresh.name, "nothing")
     assert missing.exit_code == output.EXIT_NOT_FOUND
     assert "there are: talk.out" in missing.stderr
