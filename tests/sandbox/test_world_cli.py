@@ -194,8 +194,10 @@ def test_the_shell_completes_what_there_is(world: Sandbox, fresh: Node, tmp_path
     assert complete(world.folder, "fault", "net-l") == ["net-lag"]
     assert complete(world.folder, "fault", "kube", "") == ["away", "cut", "expire", "hang", "off", "slow:"]
     assert complete(world.folder, "fault", "net-lag", "") == ["off"]
-    world.load_faults([{"set": "net-lag", "to": "3"}, {"rule": {"delay": 1}}, {"at": 3600, "clear": "*"}])
-    assert {"*", "net-lag"} < set(complete(world.folder, "fault", "--clear", "")) <= {"*", "net-lag", "f1", "s1"}
+    waiting = world.load_faults([{"set": "net-lag", "to": "3"}, {"rule": {"hang": True}}, {"at": 3600, "clear": "*"}])
+    rules_now = [one.id for one in world.faults().rules]
+    assert len(rules_now) == len(waiting) == 1
+    assert complete(world.folder, "fault", "--clear", "") == ["*", *rules_now, "net-lag", *waiting]
     world.clear_fault()
     assert complete(tmp_path, "exec", "no") == []
 
