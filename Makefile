@@ -2,6 +2,8 @@
 SHELL := /bin/bash
 VENV := .venv
 PY := $(VENV)/bin/python
+# Tests wait more than they compute. Not more than eight: each holds a world of its own.
+WORKERS ?= $(shell nproc | awk '{print $$1 < 8 ? $$1 + 1 : 8}')
 .DEFAULT_GOAL := help
 
 .PHONY: help setup build demo test check bench format sanitize clean
@@ -20,7 +22,7 @@ demo: setup ## three nodes, sixty pods, a crash of every daemon, and no trace le
 
 test: ## all tests
 	@./setup.sh test
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n $(WORKERS) --dist loadfile
 
 check: ## style, types, import contracts
 	@./setup.sh check

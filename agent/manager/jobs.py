@@ -103,6 +103,8 @@ class Jobs:
         with self._lock:
             for job in self._running:
                 job.lease.end()
+            os.close(self._wake)
+            self._wake = -1
 
     def _hire(self) -> None:
         self._numbers += 1
@@ -125,7 +127,8 @@ class Jobs:
                     # Somebody else sits in this one's place already.
                     return
                 self._finished.append((job, outcome))
-            os.eventfd_write(self._wake, 1)
+                if self._wake >= 0:
+                    os.eventfd_write(self._wake, 1)
             # Otherwise the last outcome lives as long as the thread is idle.
             del job, outcome
 

@@ -12,6 +12,7 @@ from typing import Final
 REMEDIES: Final = {
     "bad-request": "correct what is named; `--help` of the command says what it takes",
     "unknown": "check the name; `enid sandbox status`, `pods` and `ps` list what there is",
+    "stopped": "start it with StartInstances, or clear the lag: `enid sandbox fault` lists what is set",
     "exists": "choose another name, or end the one that is there first",
     "not-running": "start one with `enid sandbox up`, or name its folder with --dir",
     "already-running": "end it with `enid sandbox down`, or name another folder with --dir",
@@ -29,8 +30,8 @@ REMEDIES: Final = {
 class SandboxFailure(Exception):
     """`code`: stable word; `text` names the thing, the value and the rule; `remedy` says what to do.
 
-    Codes: bad-request, unknown (no such node, pod, process), exists, not-running, already-running, stale, timeout,
-    privilege, missing (a program), kernel, too-few (pods for a probe), cni, internal.
+    Codes: bad-request, unknown (no such node, pod, process), stopped (a node), exists, not-running, already-running,
+    stale, timeout, privilege, missing (a program), kernel, too-few (pods for a probe), cni, internal.
     """
 
     def __init__(self, code: str, text: str, *, remedy: str = "") -> None:

@@ -91,18 +91,20 @@ def execute(
 ) -> None:
     """Run a command, or a shell, in a node or pod.
 
-    It has this command's own input and output, and its terminal if it has one; signals reach it. The exit status is
-    its own, 128 and the signal's number if a signal ended it, and 124 after --timeout.
+    It has this command's own input and output, and its terminal if it has one; signals reach it. It begins in the
+    current folder (in / if the sandbox has none such), and finds programs as the caller does. The exit status is its
+    own, 128 and the signal's number if a signal ended it, and 124 after --timeout.
     """
     world = Sandbox.connect(folder)
     words = list(command[1:] if command[:1] == ("--",) else command)
-    variables = dict(env)
+    variables = {"PATH": attach.search_path(), **dict(env)}
     if not words:
         words, variables = ["bash", "--norc"], {"PS1": f"{where}:\\w\\$ ", **variables}
+    cwd = attach.folder()
 
     def start(files: tuple[int, int, int], terminal: bool) -> Execution:
         given = {**attach.same_terminal(), **variables} if terminal else variables
-        return world.exec(where, words, files=files, env=given, terminal=terminal, timeout=timeout)
+        return world.exec(where, words, files=files, env=given, cwd=cwd, terminal=terminal, timeout=timeout)
 
     try:
         status = attach.run(start, terminal=not no_tty)

@@ -150,4 +150,4 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Itera
 def facts(lines: Iterable[tuple[str, str]]) -> None:
     """Names and values, one line each, however long."""
     for name, value in lines:
-        click.echo(f"{name + ':':<9}{value}")
+        click.echo(f"{name + ':':<10}{value}")

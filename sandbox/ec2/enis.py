@@ -29,6 +29,7 @@ class Delays:
 
     attach: float = 0.0
     detach: float = 0.0
+    launch: float = 0.0
     terminate: float = 0.0
     stop: float = 0.0
     start: float = 0.0

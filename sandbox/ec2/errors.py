@@ -2,7 +2,7 @@
 
 A simulator that invents its errors makes green tests lie: programs look at codes, and some cut ids out of texts.
 So each row says where code and wording were seen. `docs` is the error code page of the EC2 API reference, `name#n` an
-issue or pull request of a public repository that quotes AWS (CNI: aws/amazon-vpc-cni-k8s, CIL: cilium/cilium).
+issue or pull request of a public repository that quotes AWS (`make_docs.REPOSITORIES` has the short names).
 `unconfirmed` and `wording ours` mean that no answer of AWS with it was found: programs should not rely on it, and a
 recorded answer should replace it. The rows stand in one file per kind of subject; this is the name for all of them.
 """

@@ -2,7 +2,7 @@
 
 A stopped instance keeps its id, its ENIs and all their addresses (EC2 guide, "Stop and start Amazon EC2 instances");
 a reboot keeps everything. The views hear `eni_detached` of the ENIs of an instance that stops, with the instance
-already `stopped`, and `eni_attached` when it runs again.
+already `stopped`, and `eni_attached` when it runs again; of one that is launched they have heard it already.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from sandbox.ec2 import errors
 from sandbox.ec2.records import Instance, InstanceState
 from sandbox.ec2.trunks import Trunks
+from sandbox.ec2.views import Event
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class Life(Trunks):
     """Adds the states of instances between launch and end."""
 
     metadata_defaults = MetadataDefaults()
+    metadata_ipv6 = False  # whether the metadata of every instance answers over IPv6 too
     rebooted: Callable[[str], None] | None = None  # told of each reboot, of which the records know nothing
 
     def stop_instance(self, instance_id: str) -> Instance:
@@ -38,8 +40,9 @@ class Life(Trunks):
             if before.state in ("shutting-down", "terminated"):
                 raise errors.NOT_STOPPABLE(instance=instance_id)
             if before.state in ("pending", "running"):
-                self._put_instance(replace(before, state="stopping"))
-                self._after(self.delays.stop, lambda: self._finish(instance_id, "stopping", "stopped"))
+                stopping = replace(before, state="stopping")
+                self._put_instance(stopping)
+                self._after(self.delays.stop, lambda: self._finish(stopping, "stopped", "eni_detached"), "stop")
             return before
 
     def start_instance(self, instance_id: str) -> Instance:
@@ -49,8 +52,9 @@ class Life(Trunks):
             if before.state in ("shutting-down", "terminated", "stopping"):
                 raise errors.NOT_STARTABLE(instance=instance_id)
             if before.state == "stopped":
-                self._put_instance(replace(before, state="pending", launched_at=self.clock.now()))
-                self._after(self.delays.start, lambda: self._finish(instance_id, "pending", "running"))
+                pending = replace(before, state="pending", launched_at=self.clock.now())
+                self._put_instance(pending)
+                self._after(self.delays.start, lambda: self._finish(pending, "running", "eni_attached"), "start")
             return before
 
     def reboot_instance(self, instance_id: str) -> None:
@@ -61,14 +65,16 @@ class Life(Trunks):
         if self.rebooted is not None:
             self.rebooted(instance_id)
 
-    def _finish(self, instance_id: str, was: InstanceState, then: InstanceState) -> None:
-        instance = self._instances.get(instance_id)
-        if instance is None or instance.state != was:
+    def _finish(self, was: Instance, then: InstanceState, event: Event | None = None) -> None:
+        """The next state, unless the instance has left the one it was in, if only to start anew. `event`: what the
+        views hear of its ENIs."""
+        instance = self._instances.get(was.instance_id)
+        if instance is None or (instance.state, instance.launched_at) != (was.state, was.launched_at):
             return
         self._put_instance(replace(instance, state=then))
-        for eni in self.enis_of(instance_id):
-            if eni.plugged and eni.interface_type != "efa-only":
-                self._tell("eni_attached" if then == "running" else "eni_detached", eni.eni_id)
+        for eni in self.enis_of(was.instance_id):
+            if event is not None and eni.plugged and eni.interface_type != "efa-only":
+                self._tell(event, eni.eni_id)
 
     def set_metadata_options(
         self,

@@ -22,6 +22,14 @@ from sandbox.ec2.api import SUBJECTS
 from sandbox.ec2.codec import Model
 from sandbox.ec2.limits import DATA
 
+# What the sources of errors call repositories that they cite without the owner, as `CNI#1773`.
+REPOSITORIES: Final = {
+    "CNI": "aws/amazon-vpc-cni-k8s",
+    "CIL": "cilium/cilium",
+    "aws-cli": "aws/aws-cli",
+    "botocore": "boto/botocore",
+    "terraform-provider-aws": "hashicorp/terraform-provider-aws",
+}
 PAGE: Final = Path("docs") / "sandbox-ec2.md"
 
 HEAD: Final = """# What of EC2 is simulated
@@ -91,10 +99,13 @@ def _action(one: Action, model: Model) -> str:
 def _errors() -> str:
     rows = [(f"`{rule.code}`", rule.status, rule.text, rule.source) for rule in errors.table().values()]
     open_ones = sum("unconfirmed" in rule.source or "wording ours" in rule.source for rule in errors.table().values())
+    legend = "".join(f"- `{name}#n`: github.com/{repository}\n" for name, repository in REPOSITORIES.items())
     return (
-        f"## Errors\n\n{len(rows)} rules. `docs` is the page of error codes in the EC2 API reference. {open_ones} are\n"
-        "marked `unconfirmed` or `wording ours`: no answer of AWS with that code or wording was found.\n\n"
-        + _table(("code", "HTTP", "text", "source"), sorted(rows, key=str))
+        f"## Errors\n\n{len(rows)} rules. `docs` is the page of error codes in the EC2 API reference. {open_ones}"
+        " are\n"
+        "marked `unconfirmed` or `wording ours`: no answer of AWS with that code or wording was found. A number is an\n"
+        "issue or pull request that quotes AWS, of the repository that is named or stands for the short name:\n\n"
+        f"{legend}\n" + _table(("code", "HTTP", "text", "source"), sorted(rows, key=str))
     )
 
 

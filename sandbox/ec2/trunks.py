@@ -79,10 +79,13 @@ class Trunks(Enis):
         if eni.interface_type == "trunk" and self.branches_of(eni.eni_id):
             raise errors.TRUNK_BUSY(eni=eni.eni_id)
 
-    def _forget_eni(self, eni: Eni) -> None:
-        """What hangs on an ENI that goes: branches lose their trunk, permissions their subject."""
+    def _part_branches(self, eni: Eni) -> None:
         for association in [one for one in self._associations.values() if one.trunk_id == eni.eni_id]:
             self._part(association)
+
+    def _forget_eni(self, eni: Eni) -> None:
+        """What hangs on an ENI that is deleted: branches lose their trunk, permissions their subject."""
+        self._part_branches(eni)
         for permission in [one for one in self._permissions.values() if one.eni_id == eni.eni_id]:
             self._note(permission, permission.permission_id)
             del self._permissions[permission.permission_id]

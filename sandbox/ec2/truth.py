@@ -80,7 +80,7 @@ class Truth(Life):
         tags: Tags = NO_TAGS,
         eni_tags: Tags = NO_TAGS,
     ) -> Instance:
-        """An instance, running at once, with its primary ENI at device 0 of card 0; views hear `eni_attached`.
+        """An instance with its primary ENI at device 0 of card 0; views hear `eni_attached`. Returned while `pending`.
 
         `addresses`, `count`, `prefixes`, `prefix_count`, `ipv6` are what the primary ENI holds besides its primary
         address. Raises NO_TYPE, INVALID_VALUE (hop limit) and what `create_eni` raises, and the type's limits;
@@ -120,7 +120,7 @@ class Truth(Life):
                 vpc_id=subnet.vpc_id,
                 subnet_id=subnet_id,
                 zone=subnet.zone,
-                state="running",
+                state="pending",
                 launched_at=self.clock.now(),
                 image_id=image_id,
                 reservation_id=self._new_id("r"),
@@ -135,6 +135,7 @@ class Truth(Life):
             )
             self._put_instance(instance)
             self._tell("eni_attached", eni.eni_id)
+            self._after(self.delays.launch, lambda: self._finish(instance, "running"), "launch")
             return instance
 
     def terminate_instance(self, instance_id: str) -> Instance:
@@ -154,8 +155,9 @@ class Truth(Life):
             if eni.attachment is None:
                 continue
             seen = eni.attachment.status != "attaching" and eni.interface_type != "efa-only"
-            self._forget_eni(eni)
+            self._part_branches(eni)
             if eni.attachment.delete_on_termination:
+                self._forget_eni(eni)
                 self._give_back(eni)
                 self._drop_eni(eni)
                 if seen:

@@ -24,6 +24,7 @@ from typing import Final
 import msgspec
 
 from sandbox.base.failures import SandboxFailure
+from sandbox.world.processes import BASE_PATH
 from sandbox.world.replies import decode
 
 FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
@@ -265,3 +266,16 @@ def same_terminal() -> dict[str, str]:
     """What programs must know about the caller's terminal."""
     names = ("TERM", "COLORTERM") if sys.stdout.isatty() else ()
     return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def search_path() -> str:
+    """The caller's PATH, and behind it the world's own: the tools of a node are there, whatever the caller's lacks."""
+    return os.pathsep.join(filter(None, (os.environ.get("PATH"), BASE_PATH)))
+
+
+def folder() -> str:
+    """The caller's current folder, or `/` if it has been removed."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return "/"

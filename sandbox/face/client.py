@@ -92,7 +92,7 @@ class Sandbox(Steering):
         return self.status().nodes
 
     def node_add(self, name: str, instance_type: str, subnet: int = 0) -> shapes.Node:
-        """One more instance, booted, with its Kubernetes node object."""
+        """One more instance, with its Kubernetes node object; booted, unless the network is late (net-lag, nic-lag)."""
         return self._ask(shapes.Node, "node_add", node=name, instance_type=instance_type, subnet=subnet)
 
     def node_folder(self, name: str) -> Path:
@@ -122,9 +122,11 @@ class Sandbox(Steering):
         stdin: bytes = b"",
         timeout: float = 60.0,
     ) -> shapes.Completed:
-        """Run a command in the node's network namespace and wait. Its environment: `node_env` plus `env`.
+        """Run a command in the node's network namespace, in the folder `/`, and wait.
 
-        Raises SandboxFailure: unknown, timeout (the command is killed), bad-request (cannot be executed).
+        Its environment: `node_env` with a fixed PATH, plus `env`.
+
+        Raises SandboxFailure: unknown, stopped, timeout (the command is killed), bad-request (cannot be executed).
         """
         return self._ask(
             shapes.Completed,
@@ -144,19 +146,23 @@ class Sandbox(Steering):
         *,
         files: tuple[int, int, int] = (0, 1, 2),
         env: Mapping[str, str] | None = None,
+        cwd: str = "/",
         terminal: bool = False,
         timeout: float | None = None,
     ) -> Execution:
         """Start a command with these descriptors as its standard input, output and error. It dies with its Execution.
 
-        `where`: a node, NODE/NAMESPACE/POD, `internet` or `router`. `terminal`: standard input is a terminal that
-        becomes the command's controlling one. `timeout` in seconds (none by default), then it is killed.
-        The Execution raises SandboxFailure: unknown, bad-request (cannot be executed), timeout, not-running.
+        `where`: a node, NODE/NAMESPACE/POD, `internet` or `router`. Nothing is taken over from the caller unasked: its
+        environment is that of the place (a node's has `node_env`), a fixed PATH among it, plus `env`, and it begins in
+        the folder `cwd`, in `/` if the world has none such (its /run and /proc are its own). `terminal`: standard input
+        is a terminal that becomes the command's controlling one. `timeout` in seconds (none by default), then it is
+        killed.
+        The Execution raises SandboxFailure: unknown, stopped, bad-request (cannot be executed), timeout, not-running.
         """
-        ask = {"do": "exec", "where": where, "argv": list(argv), "env": dict(env or {}), "terminal": terminal}
+        command = {"argv": list(argv), "env": dict(env or {}), "cwd": cwd, "terminal": terminal, "timeout": timeout}
         link = lifetime.dial(self.folder, "control.sock")
         try:
-            wire.send(link, msgspec.json.encode({**ask, "timeout": timeout}) + b"\n", files)
+            wire.send(link, msgspec.json.encode({"do": "exec", "where": where, **command}) + b"\n", files)
         except OSError as error:
             link.close()
             raise SandboxFailure("not-running", f"exec: the sandbox in {self.folder} went away: {error}") from error
@@ -167,7 +173,7 @@ class Sandbox(Steering):
     ) -> shapes.Process:
         """Start a long-running process; its output goes to `log/NAME.out` of the node's folder.
 
-        Raises SandboxFailure `exists` while one of that name runs.
+        Raises SandboxFailure `exists` while one of that name runs, `stopped`.
         """
         return self._ask(shapes.Process, "node_spawn", node=node, name=name, argv=list(argv), env=dict(env or {}))
 
@@ -256,7 +262,7 @@ class Sandbox(Steering):
         """A sandbox by the small runtime: new namespace, then the node's conflist.
 
         The pod appears in the Kubernetes stand-in first, bound to the node. A CNI failure is in the answer, not raised.
-        Raises SandboxFailure `exists`, `unknown`, `cni` (no conflist).
+        Raises SandboxFailure `exists`, `unknown`, `stopped`, `cni` (no conflist).
         """
         return self._ask(
             shapes.PodAnswer,

@@ -9,6 +9,7 @@ A pod that asks for affinity, spreading or claims is left alone, with a conditio
 from __future__ import annotations
 
 import threading
+import traceback
 from collections import Counter
 from collections.abc import Mapping
 from decimal import Decimal
@@ -124,7 +125,10 @@ class Scheduler:
                     self._store.changed.wait(LOOK_SECONDS)
                     continue
                 seen = self._store.version
-            self.run_once()
+            try:
+                self.run_once()
+            except Exception:
+                traceback.print_exc()  # what cannot be understood may be gone at the next change
 
     def _choose(self, pod: Object) -> tuple[str, str]:
         """A node's name, or why there is none."""

@@ -36,7 +36,7 @@ class Host(Protocol):
         """The node's name, which is also its namespace's."""
 
     def instance_gone(self, instance: Instance) -> None:
-        """Its last device is gone and it is terminated: the namespace goes now."""
+        """Its last device is gone and it is terminated: the namespace goes now. May be told twice."""
 
     def instance_stopped(self, instance: Instance) -> None:
         """Its last device is gone while it is stopped: what runs in it and its namespace go now, its disk stays."""
@@ -140,6 +140,7 @@ class Fabric:
                 return
             instance_id, nic = self._plugged.get(eni_id, ("", None))
             if nic is None:
+                self._end_bare(eni_id)
                 return
             place = (instance_id, nic.device, nic.card)
             if eni is not None and self._should_be(eni) and place == (eni.instance_id, eni.device, eni.card):
@@ -158,6 +159,12 @@ class Fabric:
                     self._host.instance_stopped(instance)
                 if (where := self._namespaces.pop(instance_id, None)) is not None:
                     netns.remove(where.rpartition("/")[2])
+
+    def _end_bare(self, eni_id: str) -> None:
+        """The end of an instance that had no device any more (it was stopped), or none yet (the network hears late)."""
+        for instance in list(self._truth.instances.values()):
+            if instance.primary_eni_id == eni_id and instance.state == "terminated":
+                self._host.instance_gone(instance)
 
     @_kept
     def addresses_changed(self, eni_id: str) -> None:

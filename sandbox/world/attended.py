@@ -28,7 +28,7 @@ class Exec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The request `exec`; standard input, output and error come with it as descriptors.
 
     `where`: see World.standing. `terminal`: standard input is a terminal that becomes the command's controlling one.
-    `timeout` in seconds; None: no limit.
+    `timeout` in seconds; None: no limit. `cwd`: the folder that it begins in, `/` if there is none such.
     """
 
     where: str
@@ -36,6 +36,7 @@ class Exec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     env: dict[str, str]
     terminal: bool
     timeout: float | None
+    cwd: str = "/"
 
 
 class Signal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="do", tag="signal"):
@@ -47,14 +48,17 @@ class Signal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field=
 def execute(world: World, ask: Exec, lines: Lines) -> int:
     """Run to the end; the exit status, negative if a signal ended it.
 
-    Raises SandboxFailure: unknown, bad-request (cannot be started), timeout (killed by then).
+    Raises SandboxFailure: unknown, stopped, bad-request (cannot be started), timeout (killed by then).
     """
     files = lines.take_descriptors()
     try:
         if len(files) != 3:
             raise SandboxFailure("bad-request", f"exec comes with three descriptors, not {len(files)}")
         where, env = world.standing(ask.where)
-        child = start(where, ask.argv, {**env, **ask.env}, (files[0], files[1], files[2]), terminal=ask.terminal)
+        # The world has mounts of its own (/run, /proc), so the caller's folder need not be there.
+        cwd = ask.cwd if os.path.isdir(ask.cwd) else "/"
+        standard = (files[0], files[1], files[2])
+        child = start(where, ask.argv, {**env, **ask.env}, standard, cwd=cwd, terminal=ask.terminal)
     finally:
         for descriptor in files:
             os.close(descriptor)

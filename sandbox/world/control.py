@@ -11,11 +11,12 @@ import inspect
 import os
 import socket
 import threading
+import time
 import traceback
 import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
@@ -29,6 +30,7 @@ from sandbox.world.scenario import parse
 from sandbox.world.telling import say
 from sandbox.world.world import World, unix_listener
 
+BREATH_SECONDS: Final = 0.1
 Then: TypeAlias = Literal["go on", "hang up", "end"]
 Table: TypeAlias = dict[str, tuple[type[msgspec.Struct], Callable[..., object]]]
 
@@ -51,8 +53,13 @@ def listen(folder: Path, served: Served, ended: threading.Event) -> None:
 
     def accept() -> None:
         while True:
-            link, _ = listener.accept()
-            threading.Thread(target=_talk, args=(link, served, ended), daemon=True).start()
+            try:
+                link, _ = listener.accept()
+                threading.Thread(target=_talk, args=(link, served, ended), daemon=True).start()
+            except (OSError, RuntimeError):
+                # Out of descriptors or threads for a moment: whoever asks next may be luckier.
+                traceback.print_exc()
+                time.sleep(BREATH_SECONDS)
 
     threading.Thread(target=accept, name="control", daemon=True).start()
 
@@ -102,8 +109,7 @@ class Served:
             if do == "exec" and self._world is not None:
                 return {"ok": execute(self._world, msgspec.convert(message, Exec), lines)}, "hang up"
             if do not in self._requests:
-                known = ", ".join(sorted([*self._requests, "exec", "down"]))
-                raise SandboxFailure("bad-request", f"request {do!r} is not known; there are: {known}")
+                raise self._unknown(str(do))
             shape, method = self._requests[do]
             # JSON's bytes are base64 text, which the conversion undoes.
             fields = msgspec.structs.asdict(msgspec.convert(message, shape))
@@ -115,6 +121,14 @@ class Served:
         except Exception as failure:
             traceback.print_exc()
             return _failed("internal", f"{type(failure).__name__}: {failure}"), "go on"
+
+    def _unknown(self, do: str) -> SandboxFailure:
+        if self._world is None and (do == "exec" or (not do.startswith("_") and hasattr(Requests, do))):
+            text = f"{do}: this world has no data plane, so no nodes to run in; `enid sandbox up` makes one that has"
+            return SandboxFailure("bad-request", text)
+        own = ["down"] if self._world is None else ["exec", "down"]
+        known = ", ".join(sorted([*self._requests, *own]))
+        return SandboxFailure("bad-request", f"request {do!r} is not known; there are: {known}")
 
 
 def _failed(code: str, text: str) -> dict[str, Any]:

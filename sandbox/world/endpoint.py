@@ -12,6 +12,7 @@ import random
 import socket
 import threading
 import time
+import traceback
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -19,7 +20,7 @@ from typing import Final
 from sandbox.base import http
 from sandbox.base.clocks import SteeredClock
 from sandbox.base.failures import SandboxFailure
-from sandbox.base.shapes import Drop, Node, Status
+from sandbox.base.shapes import Node, Status
 from sandbox.ec2.api import Api
 from sandbox.ec2.imds import Imds
 from sandbox.ec2.records import Instance
@@ -95,11 +96,18 @@ class Endpoint:
 
     def _ticking(self) -> None:
         while not self.ended.wait(TICK_SECONDS):
-            self.tick()
+            try:
+                self.tick()
+            except Exception:
+                # The clock must go on; what failed is on standard error and shows in the state.
+                traceback.print_exc()
 
     def _as(self, node: Instance) -> http.Handler:
         def handler(request: http.Request) -> http.Response:
-            return replace(self.imds(replace(request, peer=node.private_ip)), hops=None)
+            caller = self.truth.caller(node.private_ip)
+            # The port is the instance's: its address may be another's by now, and then nobody asks here.
+            is_node = caller is not None and caller.instance_id == node.instance_id
+            return replace(self.imds(replace(request, peer=node.private_ip if is_node else "")), hops=None)
 
         return handler
 
@@ -153,10 +161,8 @@ class EndpointRequests(Steer):
             enis=len(endpoint.truth.enis),
             drops={},
             faults=endpoint.script.summary(),
+            branches="nothing carries them: this world has no data plane",
         )
-
-    def counters(self) -> list[Drop]:
-        raise SandboxFailure("bad-request", "counters: there is no data plane here; `enid sandbox up` has one")
 
 
 def wait(endpoint: Endpoint) -> None:

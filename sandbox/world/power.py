@@ -1,4 +1,4 @@
-"""Nodes that lose their processes: a reboot of the whole node, and the death of one process in the middle of a call.
+"""Nodes that lose their processes: by a reboot, at their end or stop, and one process in the middle of its call.
 
 A reboot as EC2 does it: the instance keeps its ENIs, addresses and id; its network namespace is made anew, so that
 everything that software has put into it (links, routes, rules) is gone, and so are its processes and pods. Files of
@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from contextlib import suppress
-from typing import Protocol
+from typing import Final, Protocol
 
 from sandbox.base.failures import SandboxFailure
 from sandbox.net import netns
@@ -19,11 +20,12 @@ from sandbox.runtime.runtime import Runtime
 from sandbox.world.cluster import Cluster
 from sandbox.world.processes import Processes
 
+DEATH_SECONDS: Final = 5.0  # longer than any process takes that the kernel lets go at all
+
 
 class Node(Protocol):
     """One that runs."""
 
-    instance_id: str
     runtime: Runtime
 
 
@@ -46,15 +48,33 @@ def reboot(world: Nodes, instance_id: str) -> None:
     node = world.name_by_id(instance_id)
     if not node:
         return
-    state = world.state(node)
+    end_all(world, node)
+    world.fabric.restart(instance_id)
+
+
+def end_all(world: Nodes, node: str) -> None:
+    """Kill every process of a node and of its pods, whoever started it, and forget the pods.
+
+    To be called while the namespaces are there: later nobody knows whose a process was. Raises SandboxFailure unknown.
+    """
+    runtime = world.state(node).runtime
     world.processes.forget_node(node)
-    for process in world.processes.listing({node: netns.path(node)}):
-        if process.rc is None and process.pid != os.getpid():
+    places = [netns.path(node), *(pod.netns for pod in runtime.pods())]
+    deadline = time.monotonic() + DEATH_SECONDS
+    # More than once, as what is killed may have forked since it was seen.
+    while alive := _alive(world, places):
+        for pid in alive:
             with suppress(ProcessLookupError):
-                os.kill(process.pid, signal.SIGKILL)
-    for pod in state.runtime.abandon():
+                os.kill(pid, signal.SIGKILL)
+        if time.monotonic() > deadline:
+            break
+    for pod in runtime.abandon():
         world.cluster.pod_gone(pod.namespace, pod.name)
-    world.fabric.restart(state.instance_id)
+
+
+def _alive(world: Nodes, places: list[str]) -> list[int]:
+    found = world.processes.listing({place: place for place in places})
+    return [process.pid for process in found if process.rc is None and process.pid != os.getpid()]
 
 
 def kill(world: Nodes, instance_id: str, name: str) -> None:

@@ -23,12 +23,12 @@ from sandbox.base.failures import SandboxFailure
 from sandbox.base.shapes import Completed, Process
 from sandbox.net import netns
 
-BASE_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+BASE_PATH: Final = f"{os.path.dirname(sys.executable)}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def base_env(home: Path | str) -> dict[str, str]:
     """What every process of the world gets: nothing of the environment that the daemon was started from."""
-    return {"PATH": f"{os.path.dirname(sys.executable)}:{BASE_PATH}", "HOME": str(home), "LANG": "C.UTF-8"}
+    return {"PATH": BASE_PATH, "HOME": str(home), "LANG": "C.UTF-8"}
 
 
 def start(
@@ -49,7 +49,8 @@ def start(
     try:
         if terminal:
             # Popen makes no controlling terminal, and running Python between fork and exec is not for many threads.
-            if shutil.which(words[0], path=env["PATH"]) is None:
+            program = os.path.join(cwd, words[0]) if "/" in words[0] else words[0]
+            if shutil.which(program, path=env["PATH"]) is None:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), words[0])
             words = [_setsid(), "--ctty", *words]
         with netns.entered(where):
@@ -137,8 +138,14 @@ class Processes:
             return child.wait()
 
     def listing(self, namespaces: Mapping[str, str]) -> list[Process]:
-        """All processes in one of `namespaces` (node to path), and spawned ones that have ended."""
-        nodes = {netns.identity(where)[1]: node for node, where in namespaces.items()}
+        """All processes in one of `namespaces` (node to path), and spawned ones that have ended.
+
+        A namespace that is not there (a stopped node's) has none.
+        """
+        nodes = {}
+        for node, where in namespaces.items():
+            with suppress(FileNotFoundError):
+                nodes[netns.identity(where)[1]] = node
         with self._lock:
             spawned = dict(self._spawned)
         names = {child.pid: name for (_, name), child in spawned.items() if child.poll() is None}

@@ -94,11 +94,11 @@ class Requests(Steer):
     # --- processes ------------------------------------------------------------------------------------
 
     def node_exec(self, node: str, argv: list[str], env: dict[str, str], stdin: bytes, timeout: float) -> Completed:
-        return run(netns.path(node), argv, self._env(node, env), stdin, timeout)
+        return run(self._world.inside(node), argv, self._env(node, env), stdin, timeout)
 
     def node_spawn(self, node: str, name: str, argv: list[str], env: dict[str, str]) -> Process:
         log = self._world.state(node).folder / "log"
-        return self._world.processes.spawn(node, netns.path(node), name, argv, self._env(node, env), log)
+        return self._world.processes.spawn(node, self._world.inside(node), name, argv, self._env(node, env), log)
 
     def node_signal(self, node: str, name: str, sig: int) -> None:
         self._world.processes.signal(node, name, sig)
@@ -167,6 +167,7 @@ class Requests(Steer):
         port_mappings: list[dict[str, Any]],
         timeout: float,
     ) -> PodAnswer:
+        self._world.inside(node)
         state, cluster = self._world.state(node), self._world.cluster
         uid = cluster.bind_pod(node, namespace, name, uid, annotations, port_mappings)
         answer = state.runtime.create(namespace, name, uid, annotations, port_mappings, timeout)

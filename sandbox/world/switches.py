@@ -40,6 +40,7 @@ HELP: Final = {
     "route-lag": "seconds that a device's addresses are not routed after it has appeared",
     "attach-delay": "seconds that an attachment takes",
     "detach-delay": "seconds that a detachment takes",
+    "launch-delay": "seconds that a launched instance is pending before it is running",
     "attach-stuck": "how many of the next attachments stay attaching until this is cleared; on: all",
     "detach-stuck": "how many of the next detachments stay detaching until this is cleared; on: all",
     "kube": "hang, away, slow:SECONDS, cut (watches and connections, once) or expire (410 for all watches, once)",
@@ -124,6 +125,7 @@ class Switches:
             "imds-notice": of(partial(_notice, truth), imds.notify),
             "attach-delay": of(_seconds, partial(self._delay, "attach")),
             "detach-delay": of(_seconds, partial(self._delay, "detach")),
+            "launch-delay": of(_seconds, partial(self._delay, "launch")),
             "attach-stuck": of(_count, partial(self._stuck, "attach")),
             "detach-stuck": of(_count, partial(self._stuck, "detach")),
         }

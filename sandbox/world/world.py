@@ -111,6 +111,7 @@ class World:
         self._step("VPC; EC2, metadata and Kubernetes servers")
         self._subnet_ids += furnish.furnish(self.truth, self.scenario)
         self.truth.wired_vpc = next(iter(self.truth.vpcs))
+        self.truth.metadata_ipv6 = self.scenario.imds_ipv6
         self._serve()
         threading.Thread(target=self._tick, name="tick", daemon=True).start()
         threading.Thread(target=self._poll, name="poll", daemon=True).start()
@@ -119,7 +120,7 @@ class World:
             self.launch(node)
 
     def launch(self, spec: NodeSpec) -> None:
-        """One more instance, with its Node object. Raises SandboxFailure."""
+        """One more instance, known by its name though its network may come later. Raises SandboxFailure."""
         instance = furnish.launch(self.truth, self.scenario, self._subnet_ids, spec)
         kind = self.truth.types.get(spec.instance_type)
         try:
@@ -127,6 +128,7 @@ class World:
         except SandboxFailure:
             self.truth.terminate_instance(instance.instance_id)
             raise
+        self.name_of(instance)
 
     # --- nodes ----------------------------------------------------------------------------------------
 
@@ -138,6 +140,15 @@ class World:
             known = ", ".join(sorted(self._nodes)) or "none"
             raise SandboxFailure("unknown", f"there is no node {node!r}; there are: {known}")
         return found
+
+    def inside(self, node: str) -> str:
+        """The path of a node's namespace. Raises SandboxFailure unknown, stopped."""
+        instance = self.truth.instances.get(self.state(node).instance_id)
+        if not netns.exists(node):
+            is_up = instance is not None and instance.state in ("pending", "running")
+            why = "it has no device yet: is there a net-lag or nic-lag?" if is_up else "nothing runs in it"
+            raise SandboxFailure("stopped", f"node {node} is {instance.state if instance else 'gone'}; {why}")
+        return netns.path(node)
 
     def states(self) -> list[NodeState]:
         with self._lock:
@@ -176,19 +187,16 @@ class World:
             return name
 
     def instance_gone(self, instance: Instance) -> None:
+        name = self.name_by_id(instance.instance_id)
+        if not name:
+            return
+        power.end_all(self, name)
         with self._lock:
-            name = self._names.pop(instance.instance_id, "")
-            state = self._nodes.pop(name, None)
-        self.processes.forget_node(name)
-        for pod in state.runtime.abandon() if state is not None else ():
-            self.cluster.pod_gone(pod.namespace, pod.name)
+            del self._names[instance.instance_id], self._nodes[name]
         self.cluster.remove_node(name)
 
     def instance_stopped(self, instance: Instance) -> None:
-        name = self.name_by_id(instance.instance_id)
-        self.processes.forget_node(name)
-        for pod in self.state(name).runtime.abandon():
-            self.cluster.pod_gone(pod.namespace, pod.name)
+        power.end_all(self, self.name_by_id(instance.instance_id))
 
     def env(self, node: str) -> dict[str, str]:
         """What a daemon of this node needs."""
@@ -216,14 +224,14 @@ class World:
         """Namespace path and environment of a command. `where`: a node, NODE/NAMESPACE/POD, `internet`, `router` or the
         name of a network outside.
 
-        Raises SandboxFailure unknown.
+        Raises SandboxFailure unknown, stopped.
         """
         if where in RESERVED_NAMES or any(where == one.name for one in self.scenario.outside):
             return netns.path(where), base_env(self.folder)
         node, *pod = where.split("/")
         state = self.state(node)
         if not pod:
-            return netns.path(node), {**base_env(state.folder), **self.env(node)}
+            return self.inside(node), {**base_env(state.folder), **self.env(node)}
         if len(pod) != 2:
             raise SandboxFailure("unknown", f"{where!r} is no node, NODE/NAMESPACE/POD, internet or router")
         return state.runtime.find(pod[0], pod[1]).netns, base_env(self.folder)
@@ -258,7 +266,7 @@ class World:
         (folder / "kubeconfig").write_text(json.dumps(kubeconfig(f"http://{KUBE_ADDRESS}", name), indent=2))
 
         def run_plugin(argv: Sequence[str], extra: Mapping[str, str], stdin: bytes, timeout: float) -> shapes.Completed:
-            return run(netns.path(name), argv, extra, stdin, timeout)
+            return run(self.inside(name), argv, extra, stdin, timeout)
 
         rng = random.Random(self._rng.getrandbits(64))
         profile = next((node.runtime for node in self.scenario.nodes if node.name == name), "spec")

@@ -26,10 +26,23 @@ def short_folder() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture
-def weather() -> Mapping[str, str]:
+# What EC2 is like on a bad day: slow, throttling, and showing its changes seconds late. The network itself is not late:
+# EC2's word for an address is all that a node can go by.
+BAD_DAY = {
+    "latency": "on",
+    "throttle": "on",
+    "api-lag": "eni:new=3,gone=3",
+    "imds-lag": "5",
+    "attach-delay": "2",
+    "detach-delay": "2",
+}
+
+
+@pytest.fixture(params=[{}, BAD_DAY], ids=["calm", "bad-day"])
+def weather(request: pytest.FixtureRequest) -> Mapping[str, str]:
     """Switches that every world of a test begins with (`enid sandbox fault`)."""
-    return {}
+    switches: Mapping[str, str] = request.param
+    return switches
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import socket
 import struct
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -150,6 +151,11 @@ def test_every_disturbance_is_heard_of_and_what_pods_do_is_none() -> None:
         second(host)
         host.set_rules(NodeRules(0x80, True, False))
         host.set_nat(NAT)
+        # The kernel tells of a link's carrier up to a second after the link was set up.
+        deadline = time.monotonic() + 10
+        while any("state UP" not in run("ip", "-o", "link", "show", name) for name in ("ens5", "ens6")):
+            assert time.monotonic() < deadline, "no carrier"
+            time.sleep(0.02)
         # Our own program is a stranger to the kernel: one look more, which finds nothing.
         heard()
         return state()

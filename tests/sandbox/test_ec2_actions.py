@@ -247,8 +247,8 @@ def test_run_and_terminate(a: Account) -> None:
     instance = answer["Instances"][0]
     instance_id = instance["InstanceId"]
     seen = a.ec2.describe_instances(InstanceIds=[instance_id])["Reservations"][0]
-    assert seen["Instances"] == [instance]
-    assert instance["State"] == {"Code": 16, "Name": "running"}
+    assert instance["State"] == {"Code": 0, "Name": "pending"}
+    assert seen["Instances"] == [{**instance, "State": {"Code": 16, "Name": "running"}}]
     assert instance["MetadataOptions"]["HttpPutResponseHopLimit"] == 2
     [interface] = instance["NetworkInterfaces"]
     assert interface["Attachment"]["DeleteOnTermination"] is True

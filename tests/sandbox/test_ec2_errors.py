@@ -84,6 +84,21 @@ def test_unauthorized(a: Account) -> None:
     assert asked == [("CreateNetworkInterface", "127.0.0.1"), ("DeleteNetworkInterface", "127.0.0.1")]
 
 
+def test_a_describe_call_that_names_what_it_wants_has_the_wide_bucket(a: Account) -> None:
+    """Ids, names of types, filters and pages take nothing from the bucket of unfiltered calls."""
+    a.api.buckets.on = True
+    a.api.buckets.set_rate("DescribeInstanceTypes unfiltered", 1, 0)
+    a.ec2.describe_instance_types()
+    with refused(a, "RequestLimitExceeded"):
+        a.ec2.describe_instance_types()
+    a.ec2.describe_instance_types(InstanceTypes=["m5.large"])
+    a.ec2.describe_instance_types(MaxResults=5)
+    a.ec2.describe_instance_types(Filters=[{"Name": "instance-type", "Values": ["m5.large"]}])
+    a.api.buckets.set_rate("DescribeSubnets unfiltered", 1, 0)
+    for _ in range(3):
+        a.ec2.describe_subnets(SubnetIds=[a.subnet.subnet_id])
+
+
 def test_throttling_follows_the_buckets(a: Account) -> None:
     a.api.buckets.on = True
     a.api.buckets.set_rate("DeleteNetworkInterface", 2, 0.5)

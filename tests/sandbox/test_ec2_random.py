@@ -44,7 +44,7 @@ class Life:
         for number in range(4):
             t.create_group(self.vpc, f"g{number}")
         t.delays.attach, t.delays.detach, t.delays.terminate = (rng.choice((0.0, 2.0)) for _ in range(3))
-        t.delays.stop, t.delays.start = (rng.choice((0.0, 2.0)) for _ in range(2))
+        t.delays.launch, t.delays.stop, t.delays.start = (rng.choice((0.0, 2.0)) for _ in range(3))
         self.acts: list[Callable[[], Any]] = [
             self.create, self.create, self.attach, self.attach, self.detach, self.delete, self.assign, self.assign,
             self.assign, self.unassign, self.unassign, self.assign6, self.unassign6, self.run, self.terminate,

@@ -128,6 +128,9 @@ def test_efa_only_has_no_addresses_and_no_device(a: Account, node: str) -> None:
     assert ("eni_attached", efa) in a.told.events
     found = a.ec2.describe_instances(InstanceIds=[node])["Reservations"][0]["Instances"][0]["NetworkInterfaces"]
     assert sorted(one["InterfaceType"] for one in found) == ["efa", "efa-only", "interface"]
+    bare = next(one for one in found if one["InterfaceType"] == "efa-only")
+    assert not bare.keys() & {"PrivateIpAddress", "PrivateDnsName"}
+    assert bare["PrivateIpAddresses"] == []
     check(a.truth)
 
 
@@ -147,6 +150,23 @@ def test_permissions(a: Account) -> None:
         a.ec2.delete_network_interface_permission(**permission)
     assert a.ec2.delete_network_interface_permission(**permission, Force=True)["Return"]
     assert not a.truth.permissions
+
+
+def test_a_permission_outlives_the_instance_but_not_the_interface(a: Account, node: str) -> None:
+    kept, gone = a.new(), a.new()
+    for device, eni_id in enumerate((kept, gone), 1):
+        a.attach(eni_id, device, InstanceId=node)
+        a.ec2.create_network_interface_permission(
+            NetworkInterfaceId=eni_id, Permission="INSTANCE-ATTACH", AwsAccountId="210987654321"
+        )
+    a.ec2.modify_network_interface_attribute(
+        NetworkInterfaceId=gone,
+        Attachment={"AttachmentId": a.describe(gone)["Attachment"]["AttachmentId"], "DeleteOnTermination": True},
+    )
+    a.ec2.terminate_instances(InstanceIds=[node])
+    assert gone not in a.truth.enis
+    found = a.ec2.describe_network_interface_permissions()["NetworkInterfacePermissions"]
+    assert [one["NetworkInterfaceId"] for one in found] == [kept]
 
 
 def test_connection_tracking(a: Account) -> None:

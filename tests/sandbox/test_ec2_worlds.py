@@ -146,6 +146,51 @@ def test_a_stopped_instance_keeps_its_enis_and_addresses(a: Account) -> None:
     check(a.truth)
 
 
+def test_a_launched_instance_is_pending_first(a: Account) -> None:
+    run = {"InstanceType": "m5.large", "MinCount": 1, "MaxCount": 1, "SubnetId": a.subnet.subnet_id}
+    [made] = a.ec2.run_instances(**run)["Instances"]
+    assert made["State"] == {"Code": 0, "Name": "pending"}
+    assert shown_state(a, made["InstanceId"]) == {"Code": 16, "Name": "running"}
+    a.truth.delays.launch = 10
+    a.told.events.clear()
+    [made] = a.ec2.run_instances(**run)["Instances"]
+    instance_id, eni = made["InstanceId"], made["NetworkInterfaces"][0]["NetworkInterfaceId"]
+    assert a.told.events == [("eni_attached", eni)]
+    a.clock.time += 9
+    assert made["State"] == shown_state(a, instance_id) == {"Code": 0, "Name": "pending"}
+    a.clock.time += 1
+    assert shown_state(a, instance_id) == {"Code": 16, "Name": "running"}
+    assert a.told.events == [("eni_attached", eni)]
+    check(a.truth)
+
+
+def test_a_launch_that_was_stopped_does_not_hasten_the_next_start(a: Account) -> None:
+    a.truth.delays.launch = a.truth.delays.start = 10
+    node = a.truth.run_instance("m5.large", a.subnet.subnet_id).instance_id
+    a.clock.time += 4
+    a.ec2.stop_instances(InstanceIds=[node])
+    a.ec2.start_instances(InstanceIds=[node])
+    a.clock.time += 6
+    assert shown_state(a, node)["Name"] == "pending"
+    a.clock.time += 4
+    assert shown_state(a, node)["Name"] == "running"
+
+
+def test_a_launch_shows_its_interface_whatever_the_lag_of_describe(a: Account) -> None:
+    a.truth.api.lag = 10
+    run = {"InstanceType": "m5.large", "MinCount": 1, "MaxCount": 1, "SubnetId": a.subnet.subnet_id}
+    [made] = a.ec2.run_instances(**run)["Instances"]
+    [interface] = made["NetworkInterfaces"]
+    assert interface["PrivateIpAddress"] == made["PrivateIpAddress"]
+    assert made["SecurityGroups"] == interface["Groups"] != []
+
+
+def shown_state(a: Account, instance_id: str) -> dict[str, Any]:
+    [reservation] = a.ec2.describe_instances(InstanceIds=[instance_id])["Reservations"]
+    state: dict[str, Any] = reservation["Instances"][0]["State"]
+    return state
+
+
 def test_metadata_options_and_defaults(a: Account) -> None:
     ids = a.node.instance_id
     changed = a.ec2.modify_instance_metadata_options(
@@ -154,6 +199,10 @@ def test_metadata_options_and_defaults(a: Account) -> None:
     assert (changed["HttpTokens"], changed["HttpPutResponseHopLimit"], changed["HttpEndpoint"]) == (
         "optional", 3, "disabled",
     )  # fmt: skip
+    assert changed["HttpProtocolIpv6"] == "disabled"
+    a.truth.metadata_ipv6 = True
+    [shown] = a.ec2.describe_instances(InstanceIds=[ids])["Reservations"][0]["Instances"]
+    assert shown["MetadataOptions"] == {**changed, "State": "applied", "HttpProtocolIpv6": "enabled"}
     assert a.ec2.get_instance_metadata_defaults()["AccountLevel"] == {"ManagedBy": "account"}
     a.ec2.modify_instance_metadata_defaults(HttpTokens="optional", HttpPutResponseHopLimit=2)
     level = a.ec2.get_instance_metadata_defaults()["AccountLevel"]

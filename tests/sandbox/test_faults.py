@@ -229,6 +229,20 @@ def test_an_attach_delay_that_is_lowered(a: Kit) -> None:
     assert a.status(a.eni) == "attached"
 
 
+def test_a_launch_delay_that_is_lowered(a: Kit) -> None:
+    a.record()
+    a.switch("launch-delay", "100")
+    node = a.truth.run_instance("m5.large", a.subnet.subnet_id).instance_id
+    assert a.metadata(node).get("instance-id") == node
+    a.advance(3)
+    assert a.truth.instance(node).state == "pending"
+    a.switch("launch-delay", "5")
+    a.advance(2)
+    assert a.truth.instance(node).state == "running"
+    traced = [json.loads(line) for line in a.trace.splitlines()]
+    assert [one["due"] for one in traced if one["kind"] == "clock"] == ["launch"]
+
+
 def test_metadata_stuck_until_the_next_change(a: Kit) -> None:
     imds = a.metadata(a.node.instance_id)
     path = f"network/interfaces/macs/{imds.get('mac')}/local-ipv4s"

@@ -8,6 +8,7 @@ import pytest
 from lightkube.resources.core_v1 import Pod
 
 from sandbox.kube.scheduler import Scheduler, quantity
+from tests.sandbox.conftest import until
 from tests.sandbox.kube_kit import Cluster, cluster, raw_pod, seeded
 
 __all__ = ["cluster"]
@@ -103,6 +104,20 @@ def test_the_scheduler_follows_the_store(cluster: Cluster) -> None:
     found = next(events)[1].metadata
     assert found is not None
     assert found.name == "p"
+    scheduler.stop()
+
+
+def test_a_node_that_cannot_be_understood_does_not_end_the_scheduler(cluster: Cluster) -> None:
+    scheduler = Scheduler(cluster.server.api)
+    scheduler.start()
+    nodes, pods = "/api/v1/nodes", "/api/v1/namespaces/default/pods"
+    cluster.call("POST", nodes, {"metadata": {"name": "bad"}, "status": {"allocatable": {"pods": "lots"}}})
+    cluster.call("POST", pods, raw_pod("p"))
+    with pytest.raises(ValueError, match="quantity 'lots'"):
+        scheduler.run_once()
+    cluster.call("DELETE", f"{nodes}/bad")
+    cluster.call("POST", nodes, {"metadata": {"name": "n"}, "status": {"allocatable": {"pods": "1"}}})
+    until(lambda: cluster.call("GET", f"{pods}/p")[1]["spec"].get("nodeName") == "n", "the pod has a node")
     scheduler.stop()
 
 

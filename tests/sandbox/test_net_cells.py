@@ -161,6 +161,11 @@ def test_metadata_hop_limit(
     assert (after > before) == (not reachable)
 
 
+def test_ec2_says_that_the_metadata_answers_over_ipv6(world: Sandbox) -> None:
+    shown = [one.text for one in ec2(world, "DescribeInstances").findall(".//httpProtocolIpv6")]
+    assert shown == ["enabled"] * len(kit.SCENARIO.nodes)
+
+
 OUTSIDE = {"internet": kit.INTERNET, "peer": kit.PEER, "premises": kit.PREMISES}
 
 

@@ -19,9 +19,11 @@ from click.testing import CliRunner
 from sandbox.base.failures import SandboxFailure
 from sandbox.commands.main import sandbox
 from sandbox.face.client import Sandbox
-from sandbox.world import place
+from sandbox.world import place, script
+from sandbox.world.endpoint import Endpoint
+from sandbox.world.scenario import Scenario
 from tests.sandbox.conftest import until
-from tests.sandbox.ec2_kit import make_client
+from tests.sandbox.ec2_kit import Told, make_client
 
 SCENARIO = {"nodes": [{"name": "blue"}, {"name": "green", "subnet": 1}], "seed": 5}
 
@@ -88,8 +90,61 @@ def test_two_nodes_two_kinds_of_endpoint(served: Served) -> None:
     status = served.call("status")
     assert {node["name"]: node["instance_id"] for node in status["nodes"]} == seen
     assert status["enis"] == len(served.call("ledger")) == 2
-    with pytest.raises(SandboxFailure, match="no data plane"):
-        Sandbox.connect(served.folder).counters()
+
+
+def test_what_needs_nodes_to_run_in_is_refused_with_the_reason(served: Served) -> None:
+    world = Sandbox.connect(served.folder)
+
+    def execute() -> None:
+        with world.exec("blue", ["true"]) as running:
+            running.wait()
+
+    why = "this world has no data plane, so no nodes to run in"
+    for name, ask in (("exec", execute), ("reboot", lambda: world.reboot("blue")), ("counters", world.counters)):
+        with pytest.raises(SandboxFailure, match=f"{name}: {why}") as told:
+            ask()
+        assert told.value.code == "bad-request"
+    with pytest.raises(SandboxFailure, match="request 'nonsense' is not known; there are: down, fault") as told:
+        world._tell("nonsense")
+    assert "exec" not in told.value.text
+    shown = CliRunner().invoke(sandbox, ["--dir", str(served.folder), "status"]).stdout
+    assert "branches: nothing carries them: this world has no data plane\n" in shown
+
+
+def test_a_metadata_port_is_its_nodes_and_not_its_addresss(served: Served) -> None:
+    blue = next(node for node in served.call("status")["nodes"] if node["name"] == "blue")
+    served.ec2.terminate_instances(InstanceIds=[blue["instance_id"]])
+    wanted = {"ImageId": "ami-0123456789abcdef0", "InstanceType": "m5.large", "MinCount": 1, "MaxCount": 1}
+    served.ec2.run_instances(**wanted, SubnetId=blue["subnet_id"], PrivateIpAddress=blue["primary_ip"])
+    put = urllib.request.Request(
+        f"{served.said['metadata']['blue']}/latest/api/token",
+        method="PUT",
+        headers={"X-aws-ec2-metadata-token-ttl-seconds": "60"},
+    )
+    with pytest.raises(urllib.error.HTTPError) as caught, urllib.request.urlopen(put, timeout=10):
+        pass
+    assert caught.value.code == 404
+    caught.value.close()
+    assert served.metadata("green", "meta-data/instance-id").startswith("i-")
+
+
+def test_the_clock_goes_on_after_a_step_that_fails(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    class Broken(Told):
+        def eni_attached(self, eni_id: str) -> None:
+            raise OSError("no such device")
+
+    endpoint = Endpoint(tmp_path / "s", Scenario.simple(1))
+    try:
+        endpoint.truth.subscribe(Broken())
+        endpoint.truth.delays.attach = 0.01
+        node = next(iter(endpoint.truth.instances.values()))
+        eni = endpoint.truth.create_eni(node.subnet_id)
+        endpoint.truth.attach_eni(eni.eni_id, node.instance_id, 1)
+        until(lambda: "no such device" in capfd.readouterr().err, "the step has failed, and it is told")
+        endpoint.script.load(script.parse('[{"at": 0.01, "set": "api-lag", "to": "5"}]'))
+        until(lambda: endpoint.switches.current().get("api-lag") == "5", "the script's step is done")
+    finally:
+        endpoint.close()
 
 
 def test_faults_from_a_file_and_one_by_one(served: Served, tmp_path: Path) -> None:

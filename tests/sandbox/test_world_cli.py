@@ -210,9 +210,10 @@ def test_every_reason_of_a_drop_is_explained(tmp_path: Path) -> None:
 
 @pytest.mark.root
 def test_drops_are_shown_with_their_reasons(world: Sandbox, nodes: list[Node]) -> None:
-    assert world.internet_exec(["ping", "-c1", "-W1", world.node("node-2").primary_ip]).rc != 0
+    address = world.node("node-2").primary_ip
+    assert world.internet_exec(["ping", "-c1", "-W1", address]).rc != 0
     rows = json.loads(call(world.folder, "counters", "-o", "json").stdout)
-    found = [row for row in rows if (row["reason"], row["port"]) == ("unknown", "internet0")]
+    found = [row for row in rows if (row["reason"], row["port"], row["address"]) == ("unknown", "internet0", address)]
     assert [row["packets"] > 0 for row in found] == [True]
     table = call(world.folder, "counters").stdout
     assert "internet0" in table

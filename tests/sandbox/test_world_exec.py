@@ -14,12 +14,14 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import termios
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -41,8 +43,8 @@ def command(world: Sandbox, *words: str) -> list[str]:
     return [*IN_FRONT, sys.executable, "-m", "cli.main", "sandbox", "--dir", str(world.folder), "exec", *words]
 
 
-def call(world: Sandbox, *words: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(command(world, *words), input=stdin, capture_output=True, check=False, timeout=120)
+def call(world: Sandbox, *words: str, stdin: bytes = b"", **how: Any) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(command(world, *words), input=stdin, capture_output=True, check=False, timeout=120, **how)
 
 
 def marked(world: Sandbox, mark: str) -> list[int]:
@@ -68,6 +70,28 @@ def test_it_runs_where_it_was_told_to(world: Sandbox, fresh: Node) -> None:
     inside = call(world, f"{fresh.name}/cli/{fresh.name}", "ip", "-br", "addr", "show", "eth0").stdout.decode()
     assert made.pod.ips[0] in inside
     assert world.pod_delete(fresh.name, "cli", fresh.name).ok
+
+
+def test_it_begins_in_the_callers_folder_with_the_callers_path(world: Sandbox, tmp_path: Path) -> None:
+    tool = tmp_path / "bin" / "tool"
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\npwd\n")
+    tool.chmod(0o755)
+    here = f"{tmp_path}\n".encode()
+    assert call(world, "node-1", "pwd", cwd=tmp_path).stdout == here
+    assert call(world, "node-1", "bin/tool", cwd=tmp_path).stdout == here
+    with_path = {**os.environ, "PATH": f"{tool.parent}:{os.environ['PATH']}"}
+    assert call(world, "node-1", "tool", cwd=tmp_path, env=with_path).stdout == here
+    assert call(world, "-e", "PATH=/bin", "node-1", "tool", env=with_path).returncode == output.EXIT_USAGE
+    # Nothing of the caller's PATH names what a node needs, and it is found.
+    poor = {**os.environ, "PATH": "/bin"}
+    assert call(world, "node-1", "sh", "-c", "command -v ip python", env=poor, cwd="/run").returncode == 0
+    with tempfile.TemporaryDirectory(dir="/run") as elsewhere:
+        assert call(world, "node-1", "pwd", cwd=elsewhere, env=poor).stdout == b"/\n"
+    with open(tmp_path / "said", "w+b") as said, world.exec("node-1", ["pwd"], files=(0, said.fileno(), 2)) as running:
+        assert running.wait() == 0
+        assert said.seek(0) == 0
+        assert said.read() == b"/\n"
 
 
 @pytest.mark.parametrize(
@@ -224,10 +248,14 @@ class Screen:
 
 
 @contextmanager
-def screen(world: Sandbox, *words: str, rows: int = 24, columns: int = 80) -> Iterator[Screen]:
+def screen(
+    world: Sandbox, *words: str, rows: int = 24, columns: int = 80, folder: Path | None = None
+) -> Iterator[Screen]:
     argv = command(world, *words)
     pid, leader = pty.fork()
     if pid == 0:
+        if folder is not None:
+            os.chdir(folder)
         os.execvpe(argv[0], argv, {**os.environ, "TERM": "vt220"})
     fcntl.ioctl(leader, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
     try:
@@ -259,6 +287,15 @@ def test_a_shell_in_a_terminal_has_job_control_and_its_size(world: Sandbox) -> N
         sitting.type(b"exit 6\n")
         assert sitting.status() == 6
     assert b"no job control" not in sitting.shown
+
+
+def test_a_program_of_the_callers_folder_in_a_terminal(world: Sandbox, tmp_path: Path) -> None:
+    (tmp_path / "here").write_text("#!/bin/sh\ntty; pwd\n")
+    (tmp_path / "here").chmod(0o755)
+    with screen(world, "node-1", "./here", folder=tmp_path) as sitting:
+        assert sitting.status() == 0
+        assert b"/dev/pts/" in sitting.shown
+        assert str(tmp_path).encode() in sitting.shown
 
 
 def test_more_keys_than_a_terminal_holds_while_the_command_prints(world: Sandbox) -> None:

@@ -101,7 +101,9 @@ def test_floor_refuses_bad_counts(arguments: list[str]) -> None:
     assert done.stderr
 
 
-def test_benchmark_files_are_run_and_read(tmp_path: Path) -> None:
+def test_benchmark_files_are_run_and_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # pytest-benchmark measures nothing in a process that shares the tests with others.
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     source = tmp_path / "pool_bench.py"
     source.write_text(
         "import pytest\n"

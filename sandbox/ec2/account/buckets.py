@@ -7,6 +7,7 @@ each with its source. One simulated world is one account in one region, so there
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -86,7 +87,8 @@ class Buckets:
     def _name(self, action: str, form: Form) -> str:
         if action in self._buckets or not action.startswith("Describe"):
             return action
-        narrow = any(key.startswith(("Filter.", "MaxResults")) or key.endswith("Id.1") for key, _ in form)
+        # The lists of a Describe call are filters, ids and names: all of them narrow it down.
+        narrow = any(key == "MaxResults" or re.search(r"\.\d+(\.|$)", key) for key, _ in form)
         return action if narrow else f"{action} unfiltered"
 
     def _make(self, name: str, now: float) -> _Bucket:

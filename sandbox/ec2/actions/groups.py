@@ -15,6 +15,7 @@ from sandbox.ec2.actions.registry import (
     Getter,
     Result,
     action,
+    arn,
     page,
     select,
     tag_set,
@@ -75,15 +76,14 @@ def _permissions(call: Call, rules: Iterable[Permission]) -> list[Result]:
 
 
 def _group(call: Call, group: Group) -> Result:
-    truth = call.truth
     return {
         "Description": group.description,
         "GroupId": group.group_id,
         "GroupName": group.name,
         "IpPermissions": _permissions(call, group.ingress),
         "IpPermissionsEgress": _permissions(call, group.egress),
-        "OwnerId": truth.account,
-        "SecurityGroupArn": f"arn:aws:ec2:{truth.region}:{truth.account}:security-group/{group.group_id}",
+        "OwnerId": call.truth.account,
+        "SecurityGroupArn": arn(call, "security-group", group.group_id),
         "Tags": tag_set(group.tags),
         "VpcId": group.vpc_id,
     }
@@ -105,11 +105,11 @@ def create_security_group(call: Call) -> Result:
         raise errors.NOT_SIMULATED(what="CreateSecurityGroup without VpcId (default VPCs)")
     tags = tags_for(call, "security-group")
     group = truth.create_group(members["VpcId"], members["GroupName"], members["Description"], tags=tags)
-    return {"GroupId": group.group_id, "Tags": tag_set(group.tags), "SecurityGroupArn": _arn(call, group.group_id)}
-
-
-def _arn(call: Call, group_id: str) -> str:
-    return f"arn:aws:ec2:{call.truth.region}:{call.truth.account}:security-group/{group_id}"
+    return {
+        "GroupId": group.group_id,
+        "Tags": tag_set(group.tags),
+        "SecurityGroupArn": arn(call, "security-group", group.group_id),
+    }
 
 
 @action("DeleteSecurityGroup", "GroupId")
@@ -241,7 +241,7 @@ def _rule(call: Call, group_id: str, direction: Direction, rule: Permission) -> 
         "ReferencedGroupInfo": info,
         "Description": rule.description or None,
         "Tags": [],
-        "SecurityGroupRuleArn": (f"arn:aws:ec2:{truth.region}:{truth.account}:security-group-rule/{rule.rule_id}"),
+        "SecurityGroupRuleArn": arn(call, "security-group-rule", rule.rule_id),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 from sandbox.ec2 import errors
@@ -25,6 +26,7 @@ from sandbox.ec2.actions.registry import (
 from sandbox.ec2.limits import InstanceType
 from sandbox.ec2.records import NO_TAGS, Eni, Instance
 from sandbox.ec2.truth import DEFAULT_IMAGE
+from sandbox.ec2.views import Reader
 
 STATE_CODES: Final = {"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "stopping": 64, "stopped": 80}
 
@@ -57,8 +59,8 @@ def _interface(call: Call, eni: Eni) -> Result:
         "MacAddress": eni.mac,
         "NetworkInterfaceId": eni.eni_id,
         "OwnerId": call.truth.account,
-        "PrivateDnsName": dns_name(call, eni.primary_ip),
-        "PrivateIpAddress": eni.primary_ip,
+        "PrivateDnsName": dns_name(call, eni.primary_ip) if eni.addresses else None,
+        "PrivateIpAddress": eni.primary_ip or None,
         "PrivateIpAddresses": address_list(call, eni),
         "SourceDestCheck": eni.source_dest_check,
         "Status": eni.status,
@@ -67,10 +69,10 @@ def _interface(call: Call, eni: Eni) -> Result:
     }
 
 
-def _instance(call: Call, instance: Instance) -> Result:
+def _instance(call: Call, instance: Instance, reader: Reader | None) -> Result:
     """An instance; a terminated one has lost its network (EC2 guide, "Terminate instances")."""
     gone = instance.state == "terminated"
-    enis = () if gone else call.truth.enis_of(instance.instance_id, call.reader)
+    enis = () if gone else call.truth.enis_of(instance.instance_id, reader)
     primary = next((eni for eni in enis if eni.card == 0 and eni.device == 0), None)
     kind = call.truth.types.get(instance.instance_type)
     return {
@@ -83,7 +85,7 @@ def _instance(call: Call, instance: Instance) -> Result:
         "InstanceType": instance.instance_type,
         "KeyName": instance.key_name or None,
         "LaunchTime": instance.launched_at,
-        "MetadataOptions": metadata_options(instance),
+        "MetadataOptions": metadata_options(call, instance),
         "Monitoring": {"State": "disabled"},
         "NetworkInterfaces": [_interface(call, eni) for eni in enis],
         "Placement": {"AvailabilityZone": instance.zone, "GroupName": "", "Tenancy": "default"},
@@ -100,22 +102,23 @@ def _instance(call: Call, instance: Instance) -> Result:
     }
 
 
-def metadata_options(instance: Instance) -> Result:
+def metadata_options(call: Call, instance: Instance) -> Result:
     """The options of the metadata service as answers show them."""
     return {
         "State": "applied",
         "HttpTokens": "required" if instance.tokens_required else "optional",
         "HttpPutResponseHopLimit": instance.hop_limit,
         "HttpEndpoint": "enabled" if instance.metadata_on else "disabled",
-        "HttpProtocolIpv6": "disabled",
+        "HttpProtocolIpv6": "enabled" if call.truth.metadata_ipv6 else "disabled",
         "InstanceMetadataTags": "disabled",
     }
 
 
-def _reservation(call: Call, instance: Instance) -> Result:
+def _reservation(call: Call, instance: Instance, reader: Reader | None = None) -> Result:
+    """`reader`: the view that shows its ENIs; None: as they are, for what has just been made."""
     return {
         "Groups": [],
-        "Instances": [_instance(call, instance)],
+        "Instances": [_instance(call, instance, reader)],
         "OwnerId": call.truth.account,
         "ReservationId": instance.reservation_id,
     }
@@ -145,7 +148,7 @@ def describe_instances(call: Call) -> Result:
         instances = asked(call, "InstanceIds", call.truth.instances, "i-", errors.NO_INSTANCE)
         found = select(call, instances, INSTANCE_FILTERS, lambda instance: instance.tags)
         shown, token = page(call, found, lambda instance: instance.instance_id, ids="InstanceIds")
-        return {"Reservations": [_reservation(call, instance) for instance in shown], "NextToken": token}
+        return {"Reservations": [_reservation(call, instance, call.reader) for instance in shown], "NextToken": token}
 
 
 @action(
@@ -204,7 +207,8 @@ def run_instances(call: Call) -> Result:
     instance = call.truth.instances.get(call.once(make))
     if instance is None or instance.state in ("shutting-down", "terminated"):
         raise errors.TOKEN_OF_THE_DEAD()
-    return _reservation(call, instance)
+    # As the first answer to the token, which AWS gives while the instance is on its way to `running`.
+    return _reservation(call, replace(instance, state="pending") if instance.state == "running" else instance)
 
 
 def _launch_network(call: Call) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def modify_instance_metadata_options(call: Call) -> Result:
     )
     return {
         "InstanceId": instance.instance_id,
-        "InstanceMetadataOptions": {**metadata_options(instance), "State": "pending"},
+        "InstanceMetadataOptions": {**metadata_options(call, instance), "State": "pending"},
     }
 
 

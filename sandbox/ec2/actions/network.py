@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 
 from sandbox.ec2 import errors
-from sandbox.ec2.actions.registry import FILTERS, PAGING, Call, Getter, Result, action, page, select, tag_set
+from sandbox.ec2.actions.registry import FILTERS, PAGING, Call, Getter, Result, action, arn, page, select, tag_set
 from sandbox.ec2.network import Block, cidr_id
 from sandbox.ec2.records import Record, Subnet, Vpc
 
@@ -67,7 +67,7 @@ def subnet_result(call: Call, subnet: Subnet) -> Result:
         "MapPublicIpOnLaunch": False,
         "OwnerId": truth.account,
         "State": "available",
-        "SubnetArn": f"arn:aws:ec2:{truth.region}:{truth.account}:subnet/{subnet.subnet_id}",
+        "SubnetArn": arn(call, "subnet", subnet.subnet_id),
         "SubnetId": subnet.subnet_id,
         "Tags": tag_set(subnet.tags),
         "VpcId": subnet.vpc_id,

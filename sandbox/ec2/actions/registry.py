@@ -265,6 +265,11 @@ def wanted6(members: Mapping[str, Any], *, flat: bool = False) -> Wanted:
     )
 
 
+def arn(call: Call, kind: str, record_id: str) -> str:
+    """The name that policies call a record by (service authorization reference, "Resource types defined by EC2")."""
+    return f"arn:aws:ec2:{call.truth.region}:{call.truth.account}:{kind}/{record_id}"
+
+
 def lower(value: bool) -> str:
     """How filters spell booleans."""
     return "true" if value else "false"
