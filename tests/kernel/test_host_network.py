@@ -55,6 +55,8 @@ def in_namespace(test: Callable[[], None]) -> Callable[[], None]:
                 libc = ctypes.CDLL(None, use_errno=True)
                 if libc.unshare(CLONE_NEWNET) != 0:
                     raise OSError(ctypes.get_errno(), "unshare")
+                # What IPv6 does by itself comes late, and none of it is ours.
+                run("sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1")
                 for name, mac in (("ens5", PRIMARY), ("ens6", SECOND)):
                     run("ip", "link", "add", name, "address", mac, "type", "veth", "peer", "name", f"{name}p")
                     run("ip", "link", "set", f"{name}p", "up")
@@ -85,6 +87,14 @@ def state() -> str:
         ("nft", "-s", "list", "ruleset"),
     )
     return "\n".join(run(*command) for command in commands)
+
+
+def await_carriers(*names: str) -> None:
+    """The kernel tells of a link's carrier up to a second after the link was set up."""
+    deadline = time.monotonic() + 10
+    while any("state UP" not in run("ip", "-o", "link", "show", name) for name in names):
+        assert time.monotonic() < deadline, "no carrier"
+        time.sleep(0.02)
 
 
 def second(host: HostNetwork) -> list[str]:
@@ -151,11 +161,7 @@ def test_every_disturbance_is_heard_of_and_what_pods_do_is_none() -> None:
         second(host)
         host.set_rules(NodeRules(0x80, True, False))
         host.set_nat(NAT)
-        # The kernel tells of a link's carrier up to a second after the link was set up.
-        deadline = time.monotonic() + 10
-        while any("state UP" not in run("ip", "-o", "link", "show", name) for name in ("ens5", "ens6")):
-            assert time.monotonic() < deadline, "no carrier"
-            time.sleep(0.02)
+        await_carriers("ens5", "ens6")
         # Our own program is a stranger to the kernel: one look more, which finds nothing.
         heard()
         return state()
@@ -287,6 +293,7 @@ def test_an_eni_that_is_set_up_during_a_check_is_looked_after() -> None:
     host._change = cast(Any, Barging(inner, lambda: third(host)))
     host.check_enis(["10.0.0.0/16"])
     host._change = inner
+    await_carriers("ens5", "ens6", "ens7")
     clock.sleep(1.0)
     host.monitor.disturbed()
     run("ip", "route", "del", "default", "table", "3")

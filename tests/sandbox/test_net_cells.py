@@ -163,7 +163,8 @@ def test_metadata_hop_limit(
 
 def test_ec2_says_that_the_metadata_answers_over_ipv6(world: Sandbox) -> None:
     shown = [one.text for one in ec2(world, "DescribeInstances").findall(".//httpProtocolIpv6")]
-    assert shown == ["enabled"] * len(kit.SCENARIO.nodes)
+    assert len(shown) >= len(kit.SCENARIO.nodes)
+    assert set(shown) == {"enabled"}
 
 
 OUTSIDE = {"internet": kit.INTERNET, "peer": kit.PEER, "premises": kit.PREMISES}
