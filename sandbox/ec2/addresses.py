@@ -83,12 +83,12 @@ class Addresses(Reservations):
             _may_hold(eni)
             self._check_slots(eni, wanted)
             plan = self._plan(self._space4[eni.subnet_id], wanted, eni if allow_reassignment else None)
+            self._space4[eni.subnet_id].take(plan.offsets, plan.blocks)
             for old_id in dict.fromkeys(plan.moved.values()):
                 old = self._enis[old_id]
                 kept = tuple(address for address in old.addresses if plan.moved.get(address) != old_id)
                 self._put_eni(replace(old, addresses=kept))
                 self._tell("addresses_changed", old_id)
-            self._space4[eni.subnet_id].take(plan.offsets, plan.blocks)
             eni = self._enis[eni_id]
             self._put_eni(replace(eni, addresses=eni.addresses + plan.addresses, prefixes=eni.prefixes + plan.prefixes))
             self._tell("addresses_changed", eni_id)
@@ -105,7 +105,8 @@ class Addresses(Reservations):
             if not set(addresses) <= set(eni.addresses) or not set(prefixes) <= set(eni.prefixes):
                 raise errors.NOT_ASSIGNED(eni=eni_id)
             space = self._space4[eni.subnet_id]
-            space.give(map(space.offset, set(addresses)), map(space.block, set(prefixes)))
+            offsets, blocks = [*map(space.offset, set(addresses))], [*map(space.block, set(prefixes))]
+            space.give(offsets, blocks)
             self._put_eni(
                 replace(eni, addresses=_less(eni.addresses, addresses), prefixes=_less(eni.prefixes, prefixes))
             )
@@ -173,27 +174,25 @@ class Addresses(Reservations):
         return space
 
     def _type_of(self, eni: Eni) -> InstanceType | None:
-        """What limits an ENI: the type of its instance, nothing while it is not attached."""
+        """What limits an ENI: the type of its instance. While it has none it may hold what the roomiest type allows:
+        AWS documents limits by type alone, and no type could take it with more."""
         if eni.attachment is None:
             return None
         return self.types.get(self._instances[eni.attachment.instance_id].instance_type)
 
     def _check_slots(self, eni: Eni, wanted: Wanted) -> None:
         kind = self._type_of(eni)
-        if kind is None:
-            return
-        if wanted.any_prefix and not kind.prefixes:
+        if kind is not None and wanted.any_prefix and not kind.prefixes:
             raise errors.PREFIX_NEEDS_NITRO(type=kind.name)
-        if eni.slots + wanted.slots > kind.ipv4_per_eni:
+        if eni.slots + wanted.slots > (kind.ipv4_per_eni if kind is not None else self.types.roomiest()[0]):
             raise errors.LIMIT_ADDRESSES()
 
     def _check_slots6(self, eni: Eni, wanted: Wanted) -> None:
         kind = self._type_of(eni)
-        if kind is None:
-            return
-        if wanted.any_prefix and not kind.prefixes:
+        if kind is not None and wanted.any_prefix and not kind.prefixes:
             raise errors.PREFIX_NEEDS_NITRO(type=kind.name)
-        if len(eni.ipv6_addresses) + len(eni.ipv6_prefixes) + wanted.slots > kind.ipv6_per_eni:
+        held = len(eni.ipv6_addresses) + len(eni.ipv6_prefixes)
+        if held + wanted.slots > (kind.ipv6_per_eni if kind is not None else self.types.roomiest()[1]):
             raise errors.LIMIT_IPV6()
 
     def _plan(self, space: Space4 | Space6, wanted: Wanted, taker: Eni | None = None) -> Plan:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from sandbox.ec2 import errors
-from sandbox.ec2.addresses import Addresses, Wanted
+from sandbox.ec2.addresses import Addresses, Plan, Wanted
 from sandbox.ec2.limits import InstanceType
 from sandbox.ec2.network import checked_tags
 from sandbox.ec2.records import NO_TAGS, Attachment, Conntrack, Eni, Instance, Tags
@@ -43,6 +43,15 @@ class Delays:
         return float(getattr(self, kind))
 
 
+@dataclass(frozen=True, slots=True)
+class NewEni:
+    """An ENI that is to be, and what it will take in its subnet."""
+
+    eni: Eni
+    plan: Plan
+    plan6: Plan | None
+
+
 class Enis(Addresses):
     """Adds creation, attachment and attributes of ENIs."""
 
@@ -71,7 +80,7 @@ class Enis(Addresses):
         EFA_ONLY_ADDRESSES, CONNTRACK_RANGE and what `assign_ipv4` raises.
         """
         with self._change():
-            return self._create_eni(
+            new = self._plan_eni(
                 subnet_id,
                 private_ip,
                 Wanted(tuple(addresses), count, tuple(prefixes), prefix_count),
@@ -82,8 +91,10 @@ class Enis(Addresses):
                 interface_type=interface_type,
                 conntrack=conntrack,
             )
+            self._put_new(new)
+            return new.eni
 
-    def _create_eni(
+    def _plan_eni(
         self,
         subnet_id: str,
         private_ip: str | None,
@@ -95,7 +106,7 @@ class Enis(Addresses):
         attachment: Attachment | None = None,
         interface_type: str = "interface",
         conntrack: Conntrack = DEFAULT_CONNTRACK,
-    ) -> Eni:
+    ) -> NewEni:
         subnet = self.subnet(subnet_id)
         if len(self._enis) >= self.quotas["enis-per-region"]:
             raise errors.LIMIT_REGION_ENIS()
@@ -115,15 +126,17 @@ class Enis(Addresses):
             if private_ip is not None or ipv4.kinds or ipv6.kinds:
                 raise errors.EFA_ONLY_ADDRESSES()
             everything = NOTHING
+        most, most6 = self.types.roomiest()  # see `_type_of`; a launch has checked its type's limits already
+        if everything.slots > most:
+            raise errors.LIMIT_ADDRESSES()
+        if ipv6.slots > most6:
+            raise errors.LIMIT_IPV6()
         plan = self._plan(space, everything)
         addresses = plan.addresses
         if private_ip is None and addresses:  # chosen ones come after named ones: the first chosen is the primary
             first = len(ipv4.addresses)
             addresses = (addresses[first], *addresses[:first], *addresses[first + 1 :])
         plan6 = self._plan(self._subnet6(subnet_id), ipv6) if ipv6.kinds else None
-        space.take(plan.offsets, plan.blocks)
-        if plan6:
-            self._space6[subnet_id].take(plan6.offsets, plan6.blocks)
         eni = Eni(
             eni_id=self._new_id("eni"),
             vpc_id=subnet.vpc_id,
@@ -142,8 +155,13 @@ class Enis(Addresses):
             conntrack=conntrack,
             tags=labels,
         )
-        self._put_eni(eni)
-        return eni
+        return NewEni(eni, plan, plan6)
+
+    def _put_new(self, new: NewEni) -> None:
+        self._space4[new.eni.subnet_id].take(new.plan.offsets, new.plan.blocks)
+        if new.plan6 is not None:
+            self._space6[new.eni.subnet_id].take(new.plan6.offsets, new.plan6.blocks)
+        self._put_eni(new.eni)
 
     def attach_eni(self, eni_id: str, instance_id: str, device: int, card: int = 0) -> Attachment:
         """Put an ENI into an instance at a device index of a network card.

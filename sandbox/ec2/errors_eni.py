@@ -233,6 +233,10 @@ NO_KEY: Final = Rule(
     "The key pair '{name}' does not exist",
     "docs; quoted in public logs of terraform",
 )
+BAD_USER_DATA: Final = Rule("InvalidParameterValue", "Invalid BASE64 encoding of user data", "aws-cli#19")
+LONG_USER_DATA: Final = Rule(
+    "InvalidParameterValue", "User data is limited to {most} bytes", "dask/dask-cloudprovider#249"
+)
 NOT_STOPPABLE: Final = Rule(
     "IncorrectInstanceState",
     "The instance '{instance}' is not in a state from which it can be stopped.",

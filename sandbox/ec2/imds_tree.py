@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from sandbox.ec2.records import Eni, Instance, Subnet
+from sandbox.ec2.records import Eni, Instance
 from sandbox.ec2.truth import Truth
 
 Tree = dict[str, Any]  # name to text, Tree, or Lazy; None: not there
@@ -154,13 +154,13 @@ def build(truth: Truth, instance: Instance, told: Told | None) -> Tree:
         "network": {"interfaces": {"macs": macs}},
         "placement": {
             "availability-zone": seen.zone,
-            "availability-zone-id": truth.subnet(seen.subnet_id).zone_id,
+            "availability-zone-id": truth.imds.named(truth.subnets, seen.subnet_id).zone_id,
             "region": truth.region,
         },
         "profile": "default-hvm",
         "public-keys": _keys(seen) if seen.key_name else None,
         "reservation-id": seen.reservation_id,
-        "security-groups": "\n".join(truth.groups[group].name for group in primary.groups) if primary else None,
+        "security-groups": _group_names(truth, primary) if primary else None,
         "services": {"domain": "amazonaws.com", "partition": "aws"},
         "spot": _spot(told),
         "system": "xen" if kind.hypervisor == "xen" else "nitro",
@@ -201,8 +201,8 @@ def find(tree: Tree, path: str, hidden: Callable[[str], bool]) -> str | None:
 
 def _eni(truth: Truth, eni: Eni, several_cards: bool) -> Tree:
     """One MAC's folder; what an ENI has none of is not listed."""
-    subnet: Subnet = truth.subnet(eni.subnet_id)
-    vpc = truth.vpc(eni.vpc_id)
+    subnet = truth.imds.named(truth.subnets, eni.subnet_id)
+    vpc = truth.imds.named(truth.vpcs, eni.vpc_id)
     tree: Tree = {
         "device-number": str(eni.device),
         "interface-id": eni.eni_id,
@@ -216,7 +216,7 @@ def _eni(truth: Truth, eni: Eni, several_cards: bool) -> Tree:
         "network-card": str(eni.card) if several_cards else None,
         "owner-id": truth.account,
         "security-group-ids": "\n".join(eni.groups),
-        "security-groups": "\n".join(truth.groups[group].name for group in eni.groups),
+        "security-groups": _group_names(truth, eni),
         "subnet-id": subnet.subnet_id,
         "subnet-ipv4-cidr-block": str(subnet.cidr),
         "subnet-ipv6-cidr-blocks": str(subnet.ipv6_cidr) if subnet.ipv6_cidr else None,
@@ -226,6 +226,10 @@ def _eni(truth: Truth, eni: Eni, several_cards: bool) -> Tree:
         "vpc-ipv6-cidr-blocks": "\n".join(map(str, vpc.ipv6_cidrs)) or None,
     }
     return {name: text for name, text in tree.items() if text is not None}
+
+
+def _group_names(truth: Truth, eni: Eni) -> str:
+    return "\n".join(truth.imds.named(truth.groups, group_id).name for group_id in eni.groups)
 
 
 def _events(told: Told | None) -> Tree:

@@ -33,7 +33,7 @@ from sandbox.ec2.records import (
     Subnet,
     Vpc,
 )
-from sandbox.ec2.space import Policy, Space4, Space6
+from sandbox.ec2.space import BLOCK, RESERVED_FIRST, Policy, Space4, Space6
 from sandbox.ec2.views import Clock, Event, Reader, View
 
 
@@ -204,6 +204,15 @@ class Ledger:
         self.subnet(subnet_id)
         return self._space4[subnet_id].free
 
+    def free_as_seen(self, subnet: Subnet, reader: Reader) -> int:
+        """The same by the ENIs that a view shows, which may show a subnet that is gone. The caller holds the lock."""
+        space = self._space4.get(subnet.subnet_id)
+        free = space.free if space is not None else subnet.cidr.num_addresses - RESERVED_FIRST - 1
+        for eni_id in reader.unsettled("eni-"):
+            now = self._enis.get(eni_id)
+            free += _taken(now, subnet) - _taken(reader.see(eni_id, now), subnet)
+        return max(free, 0)  # by kinds of changes that lag differently an address may be shown on two ENIs
+
     # --- changing -------------------------------------------------------------------------------------------
 
     def subscribe(self, view: View) -> None:
@@ -292,6 +301,10 @@ class Ledger:
         self._note(self._groups.get(group.group_id), group.group_id, group)
         self._groups[group.group_id] = group
 
+    def _put_reservation(self, one: Reservation) -> None:
+        self._note(self._reservations.get(one.reservation_id), one.reservation_id, one)
+        self._reservations[one.reservation_id] = one
+
     def _put_instance(self, instance: Instance) -> None:
         self._note(self._instances.get(instance.instance_id), instance.instance_id, instance)
         self._instances[instance.instance_id] = instance
@@ -360,6 +373,10 @@ class Ledger:
         if eni.ipv6_addresses or eni.ipv6_prefixes:
             space6 = self._space6[eni.subnet_id]
             space6.give(map(space6.offset, eni.ipv6_addresses), map(space6.block, eni.ipv6_prefixes))
+
+
+def _taken(eni: Eni | None, subnet: Subnet) -> int:
+    return len(eni.addresses) + BLOCK * len(eni.prefixes) if eni and eni.subnet_id == subnet.subnet_id else 0
 
 
 def _held(eni: Eni | None) -> Iterable[str]:

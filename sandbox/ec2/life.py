@@ -7,8 +7,9 @@ already `stopped`, and `eni_attached` when it runs again; of one that is launche
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from sandbox.ec2 import errors
 from sandbox.ec2.records import Instance, InstanceState
@@ -34,36 +35,55 @@ class Life(Trunks):
     rebooted: Callable[[str], None] | None = None  # told of each reboot, of which the records know nothing
 
     def stop_instance(self, instance_id: str) -> Instance:
-        """Begin to stop; returns it as it was before. Raises NO_INSTANCE, NOT_STOPPABLE."""
+        """As `stop_instances`, for one."""
+        return self.stop_instances([instance_id])[0]
+
+    def stop_instances(self, ids: Sequence[str]) -> list[Instance]:
+        """Begin to stop all of them or none; returns them as they were before. Raises NO_INSTANCE, NOT_STOPPABLE."""
         with self._change():
-            before = self.instance(instance_id)
-            if before.state in ("shutting-down", "terminated"):
-                raise errors.NOT_STOPPABLE(instance=instance_id)
-            if before.state in ("pending", "running"):
-                stopping = replace(before, state="stopping")
-                self._put_instance(stopping)
-                self._after(self.delays.stop, lambda: self._finish(stopping, "stopped", "eni_detached"), "stop")
-            return before
+            found = [self.instance(instance_id) for instance_id in dict.fromkeys(ids)]
+            for before in found:
+                if before.state in ("shutting-down", "terminated"):
+                    raise errors.NOT_STOPPABLE(instance=before.instance_id)
+            for before in found:
+                if before.state in ("pending", "running"):
+                    stopping = replace(before, state="stopping")
+                    self._put_instance(stopping)
+                    self._after(self.delays.stop, partial(self._finish, stopping, "stopped", "eni_detached"), "stop")
+            return found
 
     def start_instance(self, instance_id: str) -> Instance:
-        """Begin to start; returns it as it was before. Raises NO_INSTANCE, NOT_STARTABLE."""
+        """As `start_instances`, for one."""
+        return self.start_instances([instance_id])[0]
+
+    def start_instances(self, ids: Sequence[str]) -> list[Instance]:
+        """Begin to start all of them or none; returns them as they were before. Raises NO_INSTANCE, NOT_STARTABLE."""
         with self._change():
-            before = self.instance(instance_id)
-            if before.state in ("shutting-down", "terminated", "stopping"):
-                raise errors.NOT_STARTABLE(instance=instance_id)
-            if before.state == "stopped":
-                pending = replace(before, state="pending", launched_at=self.clock.now())
-                self._put_instance(pending)
-                self._after(self.delays.start, lambda: self._finish(pending, "running", "eni_attached"), "start")
-            return before
+            found = [self.instance(instance_id) for instance_id in dict.fromkeys(ids)]
+            for before in found:
+                if before.state in ("shutting-down", "terminated", "stopping"):
+                    raise errors.NOT_STARTABLE(instance=before.instance_id)
+            for before in found:
+                if before.state == "stopped":
+                    pending = replace(before, state="pending", launched_at=self.clock.now())
+                    self._put_instance(pending)
+                    self._after(self.delays.start, partial(self._finish, pending, "running", "eni_attached"), "start")
+            return found
 
     def reboot_instance(self, instance_id: str) -> None:
-        """Asked for and not waited for; nothing that EC2 knows changes. Raises NO_INSTANCE, NOT_REBOOTABLE."""
+        """As `reboot_instances`, for one."""
+        self.reboot_instances([instance_id])
+
+    def reboot_instances(self, ids: Sequence[str]) -> None:
+        """Asked for and not waited for; nothing that EC2 knows changes. All or none: NO_INSTANCE, NOT_REBOOTABLE."""
         with self._change():
-            if self.instance(instance_id).state not in ("pending", "running", "stopping"):
-                raise errors.NOT_REBOOTABLE(instance=instance_id)
-        if self.rebooted is not None:
-            self.rebooted(instance_id)
+            found = [self.instance(instance_id) for instance_id in dict.fromkeys(ids)]
+            for instance in found:
+                if instance.state not in ("pending", "running", "stopping"):
+                    raise errors.NOT_REBOOTABLE(instance=instance.instance_id)
+        for instance in found:
+            if self.rebooted is not None:
+                self.rebooted(instance.instance_id)
 
     def _finish(self, was: Instance, then: InstanceState, event: Event | None = None) -> None:
         """The next state, unless the instance has left the one it was in, if only to start anew. `event`: what the

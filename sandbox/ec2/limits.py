@@ -56,6 +56,7 @@ class Catalogue:
         self._public: dict[str, list[int]] | None = None
         self._shapes: list[list[object]] = []
         self._branches: dict[str, int] = {}
+        self._roomiest: tuple[int, int] | None = None
 
     def _load(self) -> dict[str, list[int]]:
         if self._public is None:
@@ -101,6 +102,7 @@ class Catalogue:
             efa=efa,
         )
         self._own[name] = made
+        self._roomiest = None
         return made
 
     def get(self, name: str) -> InstanceType:
@@ -119,6 +121,13 @@ class Catalogue:
         if not self._branches:
             self._branches = json.loads((DATA / "branches.json").read_text())["types"]
         return self._branches.get(name)
+
+    def roomiest(self) -> tuple[int, int]:
+        """The most IPv4 and IPv6 addresses that an ENI can hold on any type."""
+        if self._roomiest is None:
+            rows = [(kind.ipv4_per_eni, kind.ipv6_per_eni) for kind in self]
+            self._roomiest = max(ipv4 for ipv4, _ in rows), max(ipv6 for _, ipv6 in rows)
+        return self._roomiest
 
     def names(self) -> list[str]:
         """All names, sorted."""

@@ -49,8 +49,13 @@ def checked_tags(tags: Tags) -> Tags:
 class Network(Ledger):
     """Adds VPCs, subnets and tags to the ledger."""
 
-    def create_vpc(self, cidrs: Sequence[str], *, ipv6_cidrs: Sequence[str] = (), tags: Tags = NO_TAGS) -> Vpc:
-        """A VPC with its default group. `cidrs[0]` is the primary block. Raises VPC_RANGE."""
+    def create_vpc(
+        self, cidrs: Sequence[str], *, ipv6_cidrs: Sequence[str] = (), amazon_ipv6: bool = False, tags: Tags = NO_TAGS
+    ) -> Vpc:
+        """A VPC with its default group. `cidrs[0]` is the primary block; `amazon_ipv6`: with a /56 chosen by AWS.
+
+        Raises VPC_RANGE, LIMIT_VPCS.
+        """
         blocks = tuple(_network4(cidr, errors.VPC_RANGE) for cidr in cidrs)
         if not blocks:
             raise errors.MISSING_PARAMETER(name="cidrBlock")
@@ -58,10 +63,13 @@ class Network(Ledger):
             if len(self._vpcs) >= self.quotas["vpcs-per-region"]:
                 raise errors.LIMIT_VPCS()
             vpc_id, group_id = self._new_id("vpc"), self._new_id("sg")
+            blocks6 = tuple(ipaddress.IPv6Network(cidr) for cidr in ipv6_cidrs)
+            if amazon_ipv6:
+                blocks6 += (self._new_cidr6(),)
             vpc = Vpc(
                 vpc_id=vpc_id,
                 cidrs=blocks,
-                ipv6_cidrs=tuple(ipaddress.IPv6Network(cidr) for cidr in ipv6_cidrs),
+                ipv6_cidrs=blocks6,
                 default_group_id=group_id,
                 tags=checked_tags(tags),
             )
@@ -232,7 +240,7 @@ class Network(Ledger):
         if kind == "sg":
             return plan(self.group(resource_id), self._put_group)
         if kind == "scr" and resource_id in self._reservations:
-            return plan(self._reservations[resource_id], lambda one: self._reservations.update({one.record_id: one}))
+            return plan(self._reservations[resource_id], self._put_reservation)
         raise errors.NO_RESOURCE(id=resource_id)
 
     def tagged(self) -> Iterable[Record]:

@@ -40,8 +40,7 @@ class Reservations(Groups):
             if any(block.overlaps(other.cidr) for other in self._reservations_of(subnet_id)):
                 raise errors.RESERVATION_CONFLICT(cidr=cidr)
             made = Reservation(self._new_id("scr"), subnet_id, block, kind, description, checked_tags(tags))
-            self._note(None, made.reservation_id)
-            self._reservations[made.reservation_id] = made
+            self._put_reservation(made)
             self._keep(subnet_id)
             return made
 

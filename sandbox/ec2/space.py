@@ -11,7 +11,7 @@ import ipaddress
 import itertools
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Literal
 
 from sandbox.ec2 import errors
@@ -24,7 +24,26 @@ RESERVED_FIRST: Final = 4  # VPC guide, "Subnet sizing": network, router, DNS, f
 Policy = Literal["random", "dense"]
 
 
-class Space4:
+class _Reserved:
+    """The reserved blocks of one subnet and family; `base` is the subnet's first address as a number."""
+
+    base: int
+    _kept: tuple[Reservation, ...] = ()
+
+    def keep(self, reservations: Iterable[Reservation]) -> None:
+        """From now on these blocks of the subnet are reserved, no others (VPC guide, "Subnet CIDR reservations"):
+        nothing in them is chosen but prefixes in those for prefixes. What is held there already stays."""
+        self._kept = tuple(reservations)
+
+    def _ranges(self, kind: str = "") -> Iterator[range]:
+        """The reserved blocks, by offset."""
+        for one in self._kept:
+            if kind in ("", one.kind):
+                first = int(one.cidr.network_address) - self.base
+                yield range(first, first + one.cidr.num_addresses)
+
+
+class Space4(_Reserved):
     """The IPv4 addresses of one subnet, by offset. `policy` is how free ones are chosen: `dense` (lowest first)
     or `random` (fragments blocks, as AWS does to busy subnets)."""
 
@@ -37,19 +56,7 @@ class Space4:
         self._used = bytearray(self.size)
         self._block_used = bytearray(self.size // BLOCK)
         self.free = self.size
-        self._kept: list[Reservation] = []
         self._set([*range(RESERVED_FIRST), self.size - 1], 1)
-
-    def keep(self, reservations: Iterable[Reservation]) -> None:
-        """From now on these blocks of the subnet are reserved, no others (VPC guide, "Subnet CIDR reservations"):
-        nothing in them is chosen but prefixes in those for prefixes. What is held there already stays."""
-        self._kept = list(reservations)
-
-    def _ranges(self, kind: str = "") -> Iterator[range]:
-        for one in self._kept:
-            if kind in ("", one.kind):
-                first = int(one.cidr.network_address) - self.base
-                yield range(first, first + one.cidr.num_addresses)
 
     def offset(self, address: str) -> int:
         """Offset of an address that an ENI may have. Raises BAD_ADDRESS, NOT_IN_SUBNET or RESERVED."""
@@ -164,7 +171,7 @@ class Space4:
             self._set(range(block * BLOCK, (block + 1) * BLOCK), 0)
 
 
-class Space6:
+class Space6(_Reserved):
     """The IPv6 addresses (as numbers) and /80 prefixes (by their number within the /64) of one subnet."""
 
     def __init__(self, cidr: ipaddress.IPv6Network, rng: random.Random) -> None:
@@ -174,21 +181,9 @@ class Space6:
         self.used: set[int] = set()
         self.blocks: set[int] = set()
         self._singles: Counter[int] = Counter()  # how many single addresses lie in each /80
-        self._kept: list[Reservation] = []
-
-    def keep(self, reservations: Iterable[Reservation]) -> None:
-        """As `Space4.keep`."""
-        self._kept = list(reservations)
 
     def _reserved(self, offset: int, size: int = 1) -> bool:
-        first = self.base + offset
-        return any(
-            first <= int(one.cidr.broadcast_address) and int(one.cidr.network_address) < first + size
-            for one in self._kept
-        )
-
-    def _wholly_reserved(self) -> bool:
-        return sum(one.cidr.num_addresses for one in self._kept) >= self.cidr.num_addresses  # they never overlap
+        return any(offset < kept.stop and kept.start < offset + size for kept in self._ranges())
 
     def offset(self, address: str) -> int:
         """Offset of an address that an ENI may have. Raises BAD_ADDRESS, NOT_IN_SUBNET or RESERVED."""
@@ -228,44 +223,86 @@ class Space6:
         return f"{self.address(block << 48)}/{PREFIX6_LENGTH}"
 
     def choose(self, count: int, but: Iterable[int] = (), but_blocks: Iterable[int] = ()) -> list[int]:
-        """Random free offsets outside `but` and `but_blocks`. Raises SUBNET_FULL if all of the /64 is reserved."""
-        chosen = set(but)
-        barred = set(but_blocks)
-        fresh: list[int] = []
-        while len(fresh) < count:
-            offset = self._rng.randrange(RESERVED_FIRST, self.cidr.num_addresses - 1)
-            if self._reserved(offset):
-                if self._wholly_reserved():  # drawing would never end
-                    raise errors.SUBNET_FULL()
-                continue
-            if offset not in chosen and offset >> 48 not in barred and self.is_free(offset):
-                chosen.add(offset)
-                fresh.append(offset)
+        """`count` random free offsets outside `but` and `but_blocks`. Raises SUBNET_FULL."""
+        barred, barred_blocks = set(but), set(but_blocks)
+
+        def is_open(offset: int) -> bool:
+            block = offset >> 48
+            return offset not in barred and block not in barred_blocks and self.is_free(offset)
+
+        everything = range(RESERVED_FIRST, self.cidr.num_addresses - 1)
+        fresh = self._drawn(count, everything, lambda offset: is_open(offset) and not self._reserved(offset))
+        if len(fresh) < count:
+            barred.update(fresh)
+            closed = [range(offset, offset + 1) for offset in barred | self.used]
+            closed += [range(block << 48, (block + 1) << 48) for block in barred_blocks | self.blocks]
+            closed += self._ranges()
+            fresh += self._drawn_between(closed, everything, count - len(fresh))
         return fresh
 
     def choose_blocks(self, count: int, but: Iterable[int] = ()) -> list[int]:
-        """Random free /80 blocks, never the first or last of the subnet (they hold reserved addresses)."""
-        chosen = set(but)
+        """`count` random free /80 blocks, never the first or last of the subnet (they hold reserved addresses).
+
+        Raises SUBNET_FULL.
+        """
+        barred = set(but)
         fresh: list[int] = []
-        if count > 0xFFFE - len(self.blocks | chosen) - len(self._singles):
-            raise errors.SUBNET_FULL()
-        for one in self._kept:
-            if one.kind == "prefix" and one.cidr.prefixlen <= PREFIX6_LENGTH:
-                first = (int(one.cidr.network_address) - self.base) >> 48
-                inside = range(first, first + (one.cidr.num_addresses >> 48))
-                free = (block for block in inside if block not in chosen and self.block_is_free(block))
-                fresh += itertools.islice(free, count - len(fresh))
-        chosen.update(fresh)
-        while len(fresh) < count:
-            block = self._rng.randrange(1, 0xFFFF)
-            if self._reserved(block << 48, 1 << 48):
-                if self._wholly_reserved():  # drawing would never end
-                    raise errors.SUBNET_FULL()
-                continue
-            if block not in chosen and self.block_is_free(block):
-                chosen.add(block)
-                fresh.append(block)
+        for kept in self._ranges("prefix"):
+            inside = range(-(-kept.start >> 48), kept.stop >> 48)
+            free = (block for block in inside if block not in barred and self.block_is_free(block))
+            fresh += itertools.islice(free, count - len(fresh))
+        barred.update(fresh)
+
+        def is_open(block: int) -> bool:
+            first, size = block << 48, 1 << 48
+            return block not in barred and self.block_is_free(block) and not self._reserved(first, size)
+
+        everything = range(1, 0xFFFF)
+        drawn = self._drawn(count - len(fresh), everything, is_open)
+        barred.update(drawn)
+        fresh += drawn
+        if len(fresh) < count:
+            left = [block for block in everything if is_open(block)]
+            if len(left) < count - len(fresh):
+                raise errors.SUBNET_FULL()
+            fresh += self._rng.sample(left, count - len(fresh))
         return fresh
+
+    def _drawn(self, count: int, everything: range, is_open: Callable[[int], bool]) -> list[int]:
+        """Up to `count` different numbers that are open: nearly all are, as a rule, so few draws go astray."""
+        found: dict[int, None] = {}
+        for _ in range(2 * count + 16):
+            if len(found) >= count:
+                break
+            number = self._rng.randrange(everything.start, everything.stop)
+            if is_open(number):
+                found[number] = None
+        return list(found)
+
+    def _drawn_between(self, closed: Iterable[range], everything: range, count: int) -> list[int]:
+        """`count` different numbers outside the closed ranges, where little is left. Raises SUBNET_FULL."""
+        gaps: list[range] = []
+        at = everything.start
+        for one in sorted(closed, key=lambda one: one.start):
+            if at < one.start:
+                gaps.append(range(at, one.start))
+            at = max(at, one.stop)
+        if at < everything.stop:
+            gaps.append(range(at, everything.stop))
+        room = sum(gap.stop - gap.start for gap in gaps)
+        if room < count:
+            raise errors.SUBNET_FULL()
+        places: set[int] = set()
+        while len(places) < count:
+            places.add(self._rng.randrange(room))
+        found: list[int] = []
+        for place in sorted(places):
+            for gap in gaps:
+                if place < gap.stop - gap.start:
+                    found.append(gap.start + place)
+                    break
+                place -= gap.stop - gap.start
+        return found
 
     def take(self, offsets: Iterable[int] = (), blocks: Iterable[int] = ()) -> None:
         """Mark as taken. Taking what is taken is a programming error (AssertionError)."""

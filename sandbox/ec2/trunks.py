@@ -48,19 +48,20 @@ class Trunks(Enis):
             if kind is not None and kind.branches is not None and len(present) >= kind.branches:
                 raise errors.LIMIT_BRANCHES(type=kind.name)
             made = Association(self._new_id("trunk-assoc"), trunk_id, branch_id, vlan, branch.interface_type)
-            self._note(None, made.association_id)
+            self._note(None, made.association_id, made)
             self._associations[made.association_id] = made
             self._put_eni(replace(branch, interface_type="branch", trunk_id=trunk_id, vlan=vlan))
             self._tell("eni_attached", branch_id)
             return made
 
-    def disassociate(self, association_id: str) -> None:
-        """Raises NO_ASSOCIATION."""
+    def disassociate(self, association_id: str) -> Association:
+        """Take a branch off its trunk; returns what was. Raises NO_ASSOCIATION."""
         with self._change():
             found = self._associations.get(association_id)
             if found is None:
                 raise errors.NO_ASSOCIATION(id=association_id)
             self._part(found)
+            return found
 
     def _part(self, association: Association) -> None:
         self._note(association, association.association_id)
@@ -103,7 +104,7 @@ class Trunks(Enis):
                 replace(one, permission_id="") == replace(made, permission_id="") for one in self._permissions.values()
             ):
                 raise errors.PERMISSION_EXISTS(eni=eni_id, account=account)
-            self._note(None, made.permission_id)
+            self._note(None, made.permission_id, made)
             self._permissions[made.permission_id] = made
             return made
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from sandbox.ec2 import errors
 from sandbox.ec2.addresses import Wanted
@@ -113,7 +114,7 @@ class Truth(Life):
                 attached_at=self.clock.now(),
                 delete_on_termination=delete_on_termination,
             )
-            eni = self._create_eni(subnet_id, private_ip, ipv4, ipv6, groups, description, eni_tags, attachment)
+            new = self._plan_eni(subnet_id, private_ip, ipv4, ipv6, groups, description, eni_tags, attachment)
             instance = Instance(
                 instance_id=instance_id,
                 instance_type=instance_type,
@@ -124,8 +125,8 @@ class Truth(Life):
                 launched_at=self.clock.now(),
                 image_id=image_id,
                 reservation_id=self._new_id("r"),
-                primary_eni_id=eni.eni_id,
-                private_ip=eni.primary_ip,
+                primary_eni_id=new.eni.eni_id,
+                private_ip=new.eni.primary_ip,
                 hop_limit=hop_limit,
                 tokens_required=tokens_required,
                 metadata_on=metadata_on,
@@ -133,22 +134,28 @@ class Truth(Life):
                 user_data=user_data,
                 tags=labels,
             )
+            self._put_new(new)
             self._put_instance(instance)
-            self._tell("eni_attached", eni.eni_id)
+            self._tell("eni_attached", new.eni.eni_id)
             self._after(self.delays.launch, lambda: self._finish(instance, "running"), "launch")
             return instance
 
     def terminate_instance(self, instance_id: str) -> Instance:
-        """End an instance: its ENIs go with it (DeleteOnTermination) or become available. Twice is once.
+        """As `terminate_instances`, for one."""
+        return self.terminate_instances([instance_id])[0]
 
-        Returns it in the state it was in before. Raises NO_INSTANCE.
+    def terminate_instances(self, ids: Sequence[str]) -> list[Instance]:
+        """End instances, all or none: their ENIs go (DeleteOnTermination) or become available. Twice is once.
+
+        Returns them in the states they were in before. Raises NO_INSTANCE.
         """
         with self._change():
-            before = self.instance(instance_id)
-            if before.state not in ("shutting-down", "terminated"):
-                self._put_instance(replace(before, state="shutting-down"))
-                self._after(self.delays.terminate, lambda: self._finish_terminate(instance_id), "terminate")
-            return before
+            found = [self.instance(instance_id) for instance_id in dict.fromkeys(ids)]
+            for before in found:
+                if before.state not in ("shutting-down", "terminated"):
+                    self._put_instance(replace(before, state="shutting-down"))
+                    self._after(self.delays.terminate, partial(self._finish_terminate, before.instance_id), "terminate")
+            return found
 
     def _finish_terminate(self, instance_id: str) -> None:
         for eni in self.enis_of(instance_id):

@@ -17,13 +17,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol, TypeVar, cast, runtime_checkable
 
-from sandbox.ec2.records import Eni, Record
+from sandbox.ec2.records import Eni, Group, Record, Subnet, Vpc
 
 Event = Literal["eni_attached", "eni_detached", "addresses_changed", "groups_changed", "source_check_changed"]
 R = TypeVar("R", bound=Record)
 # The kinds of records that a lag may be set for, by the first part of their ids.
 KINDS: Final = {"eni": "eni", "i": "instance", "subnet": "subnet", "vpc": "vpc", "sg": "group"}
 CHANGES: Final = ("new", "gone")
+SWEEP_FROM: Final = 64
 
 
 class Clock(Protocol):
@@ -90,7 +91,7 @@ class Lags:
         """The lag of one change (`new`, `gone` or empty) of one record."""
         if len(self.set_) == 1 and "" in self.set_:
             return self.set_[""]
-        kind = KINDS.get(record_id.partition("-")[0], "")
+        kind = KINDS.get(record_id.rpartition("-")[0], "")
         for key in (f"{kind}:{change}", f":{change}", kind, ""):
             if key in self.set_:
                 return self.set_[key]
@@ -107,6 +108,8 @@ class Reader:
         self._lags = Lags()
         self._clock = clock
         self._past: dict[str, deque[_Past]] = {}
+        self._gone: dict[str, tuple[float, Record]] = {}  # when it went, and what it was
+        self._sweep_at = SWEEP_FROM
         self._sticking = 0.0  # how many changes of addresses will be stuck
 
     @property
@@ -155,9 +158,13 @@ class Reader:
         """The truth is about to replace `old` (None: it is being created) by `new` (None: it goes)."""
         if not (self._lags.set_ or self._sticking or self._past):
             return
+        if len(self._past) + len(self._gone) >= self._sweep_at:
+            self._sweep()
         change = "gone" if _gone(old, new) else "new" if old is None else ""
         lag = self._lags.of(record_id, change)
-        past = self._past.get(record_id)
+        past = self._shown(record_id)
+        if new is None and isinstance(old, Group | Subnet | Vpc):
+            self._gone[record_id] = self._clock.now(), old
         if past:
             self._free([[one for one in past if one.due == math.inf]])
         stuck = self._sticking > 0 and _held(old) != _held(new) and old is not None and new is not None and not past
@@ -169,23 +176,44 @@ class Reader:
 
     def see(self, record_id: str, now_true: R | None) -> R | None:
         """What this view shows for a record that is `now_true` in the truth."""
+        past = self._shown(record_id)
+        return now_true if past is None else cast("R | None", past[0].old)
+
+    def named(self, table: Mapping[str, R], record_id: str) -> R:
+        """What another record names: as this view shows it, else as it is, else as it was when it went.
+
+        Kinds of records may lag differently, so this view may still show an ENI in a group that it shows no more.
+        """
+        now_true = table.get(record_id)
+        found = self.see(record_id, now_true) or now_true
+        return found if found is not None else cast(R, self._gone[record_id][1])
+
+    def _shown(self, record_id: str) -> deque[_Past] | None:
+        """What is not due yet of a record's past, if anything; the rest is forgotten."""
         past = self._past.get(record_id)
         if past is None:
-            return now_true
+            return None
         now = self._clock.now()
         while past and past[0].due <= now:
             past.popleft()
         if not past:
             del self._past[record_id]
-            return now_true
-        return cast("R | None", past[0].old)
+        return past or None
+
+    def _sweep(self) -> None:
+        """Forget what nobody asked for since it was due, and what is gone for longer than anything shown is old."""
+        for record_id in list(self._past):
+            self._shown(record_id)
+        oldest = min((past[0].at for past in self._past.values()), default=math.inf)
+        self._gone = {record_id: gone for record_id, gone in self._gone.items() if gone[0] >= oldest}
+        self._sweep_at = max(SWEEP_FROM, 2 * (len(self._past) + len(self._gone)))
 
     def scan(self, table: Mapping[str, R], prefix: str) -> Iterator[R]:
         """All records of a table as this view shows them; `prefix` is that of the table's ids."""
         if not self._past:
             yield from table.values()
             return
-        gone = [record_id for record_id in self._past if record_id.startswith(prefix) and record_id not in table]
+        gone = [record_id for record_id in self.unsettled(prefix) if record_id not in table]
         for record_id in [*table, *gone]:
             seen = self.see(record_id, table.get(record_id))
             if seen is not None:
@@ -193,7 +221,8 @@ class Reader:
 
     def unsettled(self, prefix: str) -> list[str]:
         """Ids with this prefix for which this view may differ from the truth."""
-        return [record_id for record_id in self._past if record_id.startswith(prefix)] if self._past else []
+        kind = prefix.rstrip("-")
+        return [record_id for record_id in self._past if record_id.rpartition("-")[0] == kind] if self._past else []
 
 
 class Delayed:

@@ -158,8 +158,8 @@ class Account:
         return str(answer["AttachmentId"])
 
 
-def make_truth(seed: int = 7, policy: Policy = "dense") -> tuple[Truth, HandClock]:
-    clock = HandClock()
+def make_truth(seed: int = 7, policy: Policy = "dense", clock: HandClock | None = None) -> tuple[Truth, HandClock]:
+    clock = clock or HandClock()
     truth = Truth(clock, random.Random(seed), policy=policy)
     truth.types.register("sandbox.room", enis=4, ipv4=15)
     truth.types.register("sandbox.tight", enis=2, ipv4=4, ipv6=2)

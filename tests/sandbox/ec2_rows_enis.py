@@ -346,6 +346,13 @@ rows("DeleteNetworkInterfacePermission", "InvalidNetworkInterfacePermissionID.No
 rows("DescribeNetworkInterfacePermissions", "InvalidNetworkInterfacePermissionID.NotFound", "unconfirmed",
      {"NetworkInterfacePermissionIds": [f"eni-perm-{GONE}"]})  # fmt: skip
 
+# --- more than any interface holds ------------------------------------------------------------------------------------
+
+_MANY = f"{ADDRESSES}: no type has room for it"
+rows(C, "PrivateIpAddressLimitExceeded", _MANY, {**S, "Ipv6AddressCount": 10**9}, {**S, "Ipv6PrefixCount": 60_000})
+rows("AssignIpv6Addresses", "PrivateIpAddressLimitExceeded", _MANY,
+     {"NetworkInterfaceId": "{eni}", "Ipv6AddressCount": 10**9})  # fmt: skip
+
 # --- launch -----------------------------------------------------------------------------------------------------------
 
 R = {"InstanceType": "sandbox.tight", "MinCount": 1, "MaxCount": 1}

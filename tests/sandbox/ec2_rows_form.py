@@ -169,6 +169,31 @@ rows(
     {"MinCount": 1, "MaxCount": 1, "SubnetId": "{subnet}"},
     {"InstanceType": "m5.large", "MinCount": 1, "MaxCount": 1},
 )
+rows("RunInstances", "NotSimulated", "ours: the tags of what is not made", *(
+    {**RUN, "TagSpecifications": [{"ResourceType": kind, "Tags": [{"Key": "k", "Value": "v"}]}]}
+    for kind in ("volume", "spot-instances-request", "elastic-gpu")))  # fmt: skip
+_FORM = {"Action": "RunInstances", "MinCount": "1", "MaxCount": "1", "InstanceType": "m5.large"}
+_NETWORK = {"NetworkInterface.1.DeviceIndex": "0", "NetworkInterface.1.SubnetId": "{subnet}"}
+rows(
+    "RunInstances",
+    "InvalidParameterValue",
+    "aws-cli#19: user data that is not base64; dask/dask-cloudprovider#249: or longer than 16,384 bytes",
+    {FORM: {**_FORM, "SubnetId": "{subnet}", "UserData": "#!/bin/sh"}},
+    {**RUN, "UserData": "x" * 16_385},
+)
+_HOLLOW = "API reference: the one member of the structure is required"
+rows(
+    "RunInstances",
+    "MissingParameter",
+    _HOLLOW,
+    {FORM: {**_FORM, "SubnetId": "{subnet}", "Ipv6Address.1": ""}},
+    {FORM: {**_FORM, **_NETWORK, "NetworkInterface.1.Ipv4Prefix.1": ""}},
+    {FORM: {**_FORM, **_NETWORK, "NetworkInterface.1.Ipv6Addresses.1": ""}},
+    {FORM: {**_FORM, **_NETWORK, "NetworkInterface.1.Ipv6Prefix.1": ""}},
+)
+rows("CreateNetworkInterface", "MissingParameter", _HOLLOW, *(
+    {FORM: {"Action": "CreateNetworkInterface", "SubnetId": "{subnet}", member: ""}}
+    for member in ("Ipv4Prefix.1", "Ipv6Addresses.1", "Ipv6Prefix.1")))  # fmt: skip
 rows(
     "CreateNetworkInterface",
     "NotSimulated",
@@ -193,6 +218,7 @@ rows(
     {"InstanceTenancy": "host", "CidrBlock": "10.77.0.0/16"},
 )
 rows("CreateSubnet", "NotSimulated", "ours", {"VpcId": "{vpc}", "CidrBlock": "10.0.99.0/24", "Ipv6Native": True})
+rows("CreateSecurityGroup", "MissingParameter", DOCS, {"GroupName": "n", "Description": "", "VpcId": "{vpc}"})
 rows("CreateSecurityGroup", "NotSimulated", "ours", {"GroupName": "n", "Description": "d"})
 rows(
     "AssociateTrunkInterface",

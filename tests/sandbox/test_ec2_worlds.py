@@ -176,6 +176,24 @@ def test_a_launch_that_was_stopped_does_not_hasten_the_next_start(a: Account) ->
     assert shown_state(a, node)["Name"] == "running"
 
 
+def test_user_data_is_base64_on_the_wire_only(a: Account) -> None:
+    """boto3 encodes it as the protocol asks; the instance finds what was given."""
+    run = {"InstanceType": "m5.large", "MinCount": 1, "MaxCount": 1, "SubnetId": a.subnet.subnet_id}
+    [made] = a.ec2.run_instances(**run, UserData="#!/bin/sh\necho é")["Instances"]
+    assert a.truth.instance(made["InstanceId"]).user_data == "#!/bin/sh\necho é".encode()
+
+
+def test_the_first_ipv6_address_is_shown_by_itself_too(a: Account) -> None:
+    """Controllers read NetworkInterface.Ipv6Address of a branch that they make."""
+    eni = a.new(Ipv6AddressCount=2)
+    shown = a.describe(eni)
+    assert shown["Ipv6Address"] == a.truth.eni(eni).ipv6_addresses[0]
+    assert "Ipv6Address" not in a.describe(a.eni)
+    a.ec2.assign_ipv6_addresses(NetworkInterfaceId=a.eni, Ipv6AddressCount=1)
+    [reservation] = a.ec2.describe_instances(InstanceIds=[a.node.instance_id])["Reservations"]
+    assert reservation["Instances"][0]["Ipv6Address"] == a.truth.eni(a.eni).ipv6_addresses[0]
+
+
 def test_a_launch_shows_its_interface_whatever_the_lag_of_describe(a: Account) -> None:
     a.truth.api.lag = 10
     run = {"InstanceType": "m5.large", "MinCount": 1, "MaxCount": 1, "SubnetId": a.subnet.subnet_id}
@@ -189,6 +207,38 @@ def shown_state(a: Account, instance_id: str) -> dict[str, Any]:
     [reservation] = a.ec2.describe_instances(InstanceIds=[instance_id])["Reservations"]
     state: dict[str, Any] = reservation["Instances"][0]["State"]
     return state
+
+
+@pytest.mark.parametrize("verb", ["stop", "start", "reboot", "terminate"])
+@pytest.mark.parametrize("worse", ["dead", "unknown"])
+def test_several_instances_change_together_or_not_at_all(a: Account, verb: str, worse: str) -> None:
+    dead = a.truth.run_instance("m5.large", a.subnet.subnet_id).instance_id
+    a.truth.terminate_instance(dead)
+    if worse == "unknown":
+        a.truth.forget_instance(dead)
+    if verb == "start":
+        a.truth.stop_instance(a.node.instance_id)
+    rebooted: list[str] = []
+    a.truth.rebooted = rebooted.append
+    ask = getattr(a.ec2, f"{verb}_instances")
+    if (verb, worse) == ("terminate", "dead"):  # twice is once
+        assert len(ask(InstanceIds=[a.node.instance_id, dead])["TerminatingInstances"]) == 2
+        return
+    with refused(a, "InvalidInstanceID.NotFound" if worse == "unknown" else "IncorrectInstanceState"):
+        ask(InstanceIds=[a.node.instance_id, dead])
+    assert rebooted == []
+    ask(InstanceIds=[a.node.instance_id])
+    states = {"stop": "stopped", "start": "running", "reboot": "running", "terminate": "terminated"}
+    assert a.truth.instance(a.node.instance_id).state == states[verb]
+
+
+def test_a_vpc_with_ipv6_is_made_whole_or_not_at_all(a: Account, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_truth: Truth) -> ipaddress.IPv6Network:
+        raise OSError("no block")
+
+    monkeypatch.setattr(Truth, "_new_cidr6", fail)
+    with refused(a, "InternalError", "no block"):
+        a.ec2.create_vpc(CidrBlock="10.50.0.0/16", AmazonProvidedIpv6CidrBlock=True)
 
 
 def test_metadata_options_and_defaults(a: Account) -> None:

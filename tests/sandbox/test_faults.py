@@ -303,7 +303,7 @@ def test_an_act_that_the_rules_refuse_does_nothing(a: Kit) -> None:
     a.record()
     a.load([{"change": {"do": "assign", "eni": a.eni, "count": 5000}}, {"change": {"do": "delete", "eni": "eni-0"}}])
     said = [json.loads(line)["done"] for line in a.trace.splitlines()]
-    assert said == [f"{a.eni}: InsufficientFreeAddressesInSubnet", "nothing to act on"]
+    assert said == [f"{a.eni}: PrivateIpAddressLimitExceeded", "nothing to act on"]
     assert len(a.truth.eni(a.eni).addresses) == 4
 
 
@@ -335,7 +335,7 @@ def test_steps_that_failed_are_told_with_the_reason(a: Kit) -> None:
     a.advance(10)
     failed = a.faults().failures
     assert [one.id for one in failed] == ["s1", "s2", "s3", "s4"]
-    words = ["detach: nothing to act on", "InsufficientFreeAddressesInSubnet", "no instance 'node-1'", "no fault 'f9'"]
+    words = ["detach: nothing to act on", "PrivateIpAddressLimitExceeded", "no instance 'node-1'", "no fault 'f9'"]
     assert [word in one.why for word, one in zip(words, failed, strict=True)] == [True] * 4
     assert a.script.summary() == {"failed": "4"}
     a.clear()

@@ -16,11 +16,11 @@ from sandbox.ec2.actions.registry import (
     action,
     exact,
     lower,
-    page,
-    select,
+    narrowed,
     tag_set,
     tags_for,
     wanted6,
+    within,
 )
 from sandbox.ec2.codec import Kept
 from sandbox.ec2.records import Attachment, Conntrack, Eni, Group
@@ -41,11 +41,15 @@ def dns_name(call: Call, address: str) -> str:
 
 def group_list(call: Call, groups: Iterable[str]) -> list[dict[str, str]]:
     """Groups as ENIs and instances show them."""
-    return [{"GroupId": group.group_id, "GroupName": group.name} for group in _groups(call, groups)]
+    return _group_list(_groups(call, groups))
+
+
+def _group_list(groups: Iterable[Group]) -> list[dict[str, str]]:
+    return [{"GroupId": group.group_id, "GroupName": group.name} for group in groups]
 
 
 def _groups(call: Call, groups: Iterable[str]) -> list[Group]:
-    return [call.truth.groups[group_id] for group_id in groups]
+    return [call.reader.named(call.truth.groups, group_id) for group_id in groups]
 
 
 def address_list(call: Call, eni: Eni) -> list[Result]:
@@ -69,15 +73,16 @@ def _attachment(call: Call, attachment: Attachment) -> Result:
     }
 
 
-def eni_result(call: Call, eni: Eni, status: str = "") -> Result:
-    """An ENI as NetworkInterface of the API."""
+def eni_result(call: Call, eni: Eni, groups: Iterable[Group], status: str = "") -> Result:
+    """An ENI as NetworkInterface of the API; `groups` are its own."""
     return {
         "Attachment": _attachment(call, eni.attachment) if eni.attachment else None,
         "AvailabilityZone": eni.zone,
         "ConnectionTrackingConfiguration": conntrack_result(eni),
         "Description": eni.description,
-        "Groups": group_list(call, eni.groups),
+        "Groups": _group_list(groups),
         "InterfaceType": eni.interface_type,
+        "Ipv6Address": next(iter(eni.ipv6_addresses), None),
         "Ipv6Addresses": [{"Ipv6Address": address} for address in eni.ipv6_addresses],
         "Ipv6Prefixes": [{"Ipv6Prefix": prefix} for prefix in eni.ipv6_prefixes] or None,
         "MacAddress": eni.mac,
@@ -99,8 +104,12 @@ def eni_result(call: Call, eni: Eni, status: str = "") -> Result:
 
 
 def kept_eni(call: Call, eni: Eni) -> Kept:
-    """The same, as text that is made once: it follows from the ENI and the names of its groups."""
-    return Kept(eni.eni_id, (eni, *_groups(call, eni.groups)), lambda: eni_result(call, eni))
+    """The same, as text that is made once: it follows from the ENI and the names of its groups.
+
+    It is made when the truth may have changed already, so everything that it says is taken here.
+    """
+    groups = _groups(call, eni.groups)
+    return Kept(eni.eni_id, (eni, *groups), lambda: eni_result(call, eni, groups))
 
 
 def conntrack_result(eni: Eni) -> Result | None:
@@ -156,8 +165,7 @@ ENI_FILTERS: Final[dict[str, Getter[Eni]]] = {
 @action("DescribeNetworkInterfaces", "NetworkInterfaceIds", *FILTERS, *PAGING, filters=ENI_FILTERS)
 def describe_network_interfaces(call: Call) -> Result:
     with call.truth.lock:
-        found = select(call, _candidates(call), ENI_FILTERS, lambda eni: eni.tags)
-        shown, token = page(call, found, lambda eni: eni.eni_id, ids="NetworkInterfaceIds")
+        shown, token = narrowed(call, _candidates(call), ENI_FILTERS, ids="NetworkInterfaceIds")
         return {"NetworkInterfaces": [kept_eni(call, eni) for eni in shown], "NextToken": token}
 
 
@@ -199,13 +207,13 @@ def create_network_interface(call: Call) -> Result:
     members = call.members
     primary, secondary = named_addresses(members)
 
-    def make() -> str:
+    def make() -> Eni:
         return call.truth.create_eni(
             members["SubnetId"],
             private_ip=primary,
             addresses=secondary,
             count=members.get("SecondaryPrivateIpAddressCount", 0),
-            prefixes=[one["Ipv4Prefix"] for one in members.get("Ipv4Prefixes", ())],
+            prefixes=within(members, "Ipv4Prefixes", "Ipv4Prefix"),
             prefix_count=members.get("Ipv4PrefixCount", 0),
             ipv6=wanted6(members),
             groups=members.get("Groups", ()),
@@ -213,13 +221,15 @@ def create_network_interface(call: Call) -> Result:
             tags=tags_for(call, "network-interface"),
             interface_type=members.get("InterfaceType", "interface"),
             conntrack=conntrack_of(members.get("ConnectionTrackingSpecification", {})),
-        ).eni_id
+        )
 
-    eni = call.truth.eni(call.once(make))
-    return {
-        "NetworkInterface": eni_result(call, eni, status="" if eni.attachment else "pending"),
-        "ClientToken": members.get("ClientToken"),
-    }
+    eni = call.once(make, call.truth.eni)
+    with call.truth.lock:
+        status = "" if eni.attachment else "pending"
+        return {
+            "NetworkInterface": eni_result(call, eni, _groups(call, eni.groups), status),
+            "ClientToken": members.get("ClientToken"),
+        }
 
 
 def named_addresses(members: dict[str, Any]) -> tuple[str | None, list[str]]:

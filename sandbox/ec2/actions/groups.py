@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from sandbox.ec2 import errors
-from sandbox.ec2.actions.network import asked
 from sandbox.ec2.actions.registry import (
     FILTERS,
     PAGING,
@@ -16,6 +15,7 @@ from sandbox.ec2.actions.registry import (
     Result,
     action,
     arn,
+    listed,
     page,
     select,
     tag_set,
@@ -92,9 +92,7 @@ def _group(call: Call, group: Group) -> Result:
 @action("DescribeSecurityGroups", "GroupIds", *FILTERS, *PAGING, filters=GROUP_FILTERS)
 def describe_security_groups(call: Call) -> Result:
     with call.truth.lock:
-        groups = asked(call, "GroupIds", call.truth.groups, "sg-", errors.NO_GROUP)
-        found = select(call, groups, GROUP_FILTERS, lambda group: group.tags)
-        shown, token = page(call, found, lambda group: group.group_id, ids="GroupIds")
+        shown, token = listed(call, "GroupIds", call.truth.groups, "sg-", errors.NO_GROUP, GROUP_FILTERS)
         return {"SecurityGroups": [_group(call, group) for group in shown], "NextToken": token}
 
 
@@ -103,6 +101,8 @@ def create_security_group(call: Call) -> Result:
     members, truth = call.members, call.truth
     if "VpcId" not in members:
         raise errors.NOT_SIMULATED(what="CreateSecurityGroup without VpcId (default VPCs)")
+    if not members["Description"]:
+        raise errors.MISSING_PARAMETER(name="GroupDescription")
     tags = tags_for(call, "security-group")
     group = truth.create_group(members["VpcId"], members["GroupName"], members["Description"], tags=tags)
     return {

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
 from sandbox.ec2 import errors
 from sandbox.ec2.actions.enis import address_list, dns_name, group_list, named_addresses
-from sandbox.ec2.actions.network import asked
 from sandbox.ec2.actions.registry import (
     FILTERS,
     PAGING,
@@ -16,24 +17,41 @@ from sandbox.ec2.actions.registry import (
     Getter,
     Result,
     action,
+    listed,
     lower,
     page,
     select,
     tag_set,
     tags_for,
     wanted6,
+    within,
 )
 from sandbox.ec2.limits import InstanceType
 from sandbox.ec2.records import NO_TAGS, Eni, Instance
 from sandbox.ec2.truth import DEFAULT_IMAGE
 from sandbox.ec2.views import Reader
 
+MOST_USER_DATA: Final = 16_384  # bytes; EC2 guide, "Run commands when you launch an EC2 instance with user data input"
+# What AWS makes at a launch and tags, and what is not made here.
+NOT_MADE: Final = {"elastic-gpu", "spot-instances-request", "volume"}
 STATE_CODES: Final = {"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "stopping": 64, "stopped": 80}
 
 
 def state_result(name: str) -> Result:
     """A state with its code."""
     return {"Code": STATE_CODES[name], "Name": name}
+
+
+def state_changes(before: Iterable[Instance], becomes: Mapping[str, str]) -> list[Result]:
+    """What a change of the states of instances answers; `becomes`: the states that change."""
+    return [
+        {
+            "InstanceId": instance.instance_id,
+            "CurrentState": state_result(becomes.get(instance.state, instance.state)),
+            "PreviousState": state_result(instance.state),
+        }
+        for instance in before
+    ]
 
 
 def _interface(call: Call, eni: Eni) -> Result:
@@ -83,6 +101,7 @@ def _instance(call: Call, instance: Instance, reader: Reader | None) -> Result:
         "ImageId": instance.image_id,
         "InstanceId": instance.instance_id,
         "InstanceType": instance.instance_type,
+        "Ipv6Address": next(iter(primary.ipv6_addresses), None) if primary else None,
         "KeyName": instance.key_name or None,
         "LaunchTime": instance.launched_at,
         "MetadataOptions": metadata_options(call, instance),
@@ -145,9 +164,8 @@ INSTANCE_FILTERS: Final[dict[str, Getter[Instance]]] = {
 @action("DescribeInstances", "InstanceIds", *FILTERS, *PAGING, filters=INSTANCE_FILTERS)
 def describe_instances(call: Call) -> Result:
     with call.truth.lock:
-        instances = asked(call, "InstanceIds", call.truth.instances, "i-", errors.NO_INSTANCE)
-        found = select(call, instances, INSTANCE_FILTERS, lambda instance: instance.tags)
-        shown, token = page(call, found, lambda instance: instance.instance_id, ids="InstanceIds")
+        table = call.truth.instances
+        shown, token = listed(call, "InstanceIds", table, "i-", errors.NO_INSTANCE, INSTANCE_FILTERS)
         return {"Reservations": [_reservation(call, instance, call.reader) for instance in shown], "NextToken": token}
 
 
@@ -180,8 +198,11 @@ def run_instances(call: Call) -> Result:
         raise errors.INVALID_VALUE(value=zone, name="availabilityZone", why="The subnet is in another zone.")
     options, defaults = members.get("MetadataOptions", {}), call.truth.metadata_defaults
     primary, secondary = named_addresses(network)
+    user_data = _user_data(members.get("UserData", ""))
+    if unmade := {spec.get("ResourceType", "") for spec in members.get("TagSpecifications", ())} & NOT_MADE:
+        raise errors.NOT_SIMULATED(what=f"tags for {min(unmade)} of action RunInstances")
 
-    def make() -> str:
+    def make() -> Instance:
         return call.truth.run_instance(
             members["InstanceType"],
             network["SubnetId"],
@@ -189,7 +210,7 @@ def run_instances(call: Call) -> Result:
             private_ip=primary,
             addresses=secondary,
             count=network.get("SecondaryPrivateIpAddressCount", 0),
-            prefixes=[one["Ipv4Prefix"] for one in network.get("Ipv4Prefixes", ())],
+            prefixes=within(network, "Ipv4Prefixes", "Ipv4Prefix"),
             prefix_count=network.get("Ipv4PrefixCount", 0),
             ipv6=wanted6(network),
             delete_on_termination=network.get("DeleteOnTermination", True),
@@ -199,16 +220,35 @@ def run_instances(call: Call) -> Result:
             metadata_on=options.get("HttpEndpoint", defaults.endpoint or "enabled") == "enabled",
             image_id=members.get("ImageId", DEFAULT_IMAGE),
             key_name=members.get("KeyName", ""),
-            user_data=members.get("UserData", "").encode(),
+            user_data=user_data,
             tags=tags_for(call, "instance", "network-interface"),
             eni_tags=tags_for(call, "network-interface", "instance"),
-        ).instance_id
+        )
 
-    instance = call.truth.instances.get(call.once(make))
-    if instance is None or instance.state in ("shutting-down", "terminated"):
-        raise errors.TOKEN_OF_THE_DEAD()
-    # As the first answer to the token, which AWS gives while the instance is on its way to `running`.
-    return _reservation(call, replace(instance, state="pending") if instance.state == "running" else instance)
+    def find(instance_id: str) -> Instance:
+        found = call.truth.instances.get(instance_id)
+        if found is None or found.state in ("shutting-down", "terminated"):
+            raise errors.TOKEN_OF_THE_DEAD()
+        # As the first answer to the token, given while the instance was on its way to `running`.
+        return replace(found, state="pending") if found.state == "running" else found
+
+    instance = call.once(make, find)
+    with call.truth.lock:
+        return _reservation(call, instance)
+
+
+def _user_data(text: str) -> bytes:
+    """API reference, RunInstances: the text is base64, and the instance sees what it says.
+
+    Raises BAD_USER_DATA, LONG_USER_DATA.
+    """
+    try:
+        data = base64.b64decode(text, validate=True)
+    except ValueError:
+        raise errors.BAD_USER_DATA() from None
+    if len(data) > MOST_USER_DATA:
+        raise errors.LONG_USER_DATA(most=MOST_USER_DATA)
+    return data
 
 
 def _launch_network(call: Call) -> dict[str, Any]:
@@ -239,18 +279,9 @@ def _launch_network(call: Call) -> dict[str, Any]:
 
 @action("TerminateInstances", "InstanceIds")
 def terminate_instances(call: Call) -> Result:
-    ids = list(dict.fromkeys(call.members["InstanceIds"]))
-    with call.truth.lock:
-        for instance_id in ids:
-            call.truth.instance(instance_id)
-    changes = []
-    for instance_id in ids:
-        before = call.truth.terminate_instance(instance_id).state
-        after = before if before == "terminated" else "shutting-down"
-        changes.append(
-            {"InstanceId": instance_id, "CurrentState": state_result(after), "PreviousState": state_result(before)}
-        )
-    return {"TerminatingInstances": changes}
+    found = call.truth.terminate_instances(call.members["InstanceIds"])
+    becomes = {state: "shutting-down" for state in STATE_CODES if state != "terminated"}
+    return {"TerminatingInstances": state_changes(found, becomes)}
 
 
 # --- types ------------------------------------------------------------------------------------------------------

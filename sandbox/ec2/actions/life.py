@@ -2,55 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from sandbox.ec2 import errors
-from sandbox.ec2.actions.instances import metadata_options, state_result
+from sandbox.ec2.actions.instances import metadata_options, state_changes
 from sandbox.ec2.actions.registry import Call, Result, action
 from sandbox.ec2.life import checked_hops
-from sandbox.ec2.records import Instance
-
-
-def _each(call: Call, change: Callable[[str], Instance], becomes: dict[str, str]) -> list[Result]:
-    """All of the instances are there, or nothing is done."""
-    ids = list(dict.fromkeys(call.members["InstanceIds"]))
-    with call.truth.lock:
-        for instance_id in ids:
-            call.truth.instance(instance_id)
-    changes = []
-    for instance_id in ids:
-        before = change(instance_id).state
-        after = becomes.get(before, before)
-        changes.append(
-            {
-                "InstanceId": instance_id,
-                "CurrentState": state_result(after),
-                "PreviousState": state_result(before),
-            }
-        )
-    return changes
 
 
 @action("StopInstances", "InstanceIds Force")
 def stop_instances(call: Call) -> Result:
-    becomes = {"running": "stopping", "pending": "stopping"}
-    return {"StoppingInstances": _each(call, call.truth.stop_instance, becomes)}
+    """Force takes away the time to flush file systems, which nothing here needs: it changes nothing."""
+    found = call.truth.stop_instances(call.members["InstanceIds"])
+    return {"StoppingInstances": state_changes(found, {"running": "stopping", "pending": "stopping"})}
 
 
 @action("StartInstances", "InstanceIds")
 def start_instances(call: Call) -> Result:
-    return {"StartingInstances": _each(call, call.truth.start_instance, {"stopped": "pending"})}
+    found = call.truth.start_instances(call.members["InstanceIds"])
+    return {"StartingInstances": state_changes(found, {"stopped": "pending"})}
 
 
 @action("RebootInstances", "InstanceIds")
 def reboot_instances(call: Call) -> Result:
-    ids = list(dict.fromkeys(call.members["InstanceIds"]))
-    with call.truth.lock:
-        for instance_id in ids:
-            call.truth.instance(instance_id)
-    for instance_id in ids:
-        call.truth.reboot_instance(instance_id)
+    call.truth.reboot_instances(call.members["InstanceIds"])
     return {}
 
 

@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Final, TypeVar
+from typing import Final
 
 from sandbox.ec2 import errors
-from sandbox.ec2.actions.registry import FILTERS, PAGING, Call, Getter, Result, action, arn, page, select, tag_set
+from sandbox.ec2.actions.registry import FILTERS, PAGING, Call, Getter, Result, action, arn, listed, tag_set
 from sandbox.ec2.network import Block, cidr_id
-from sandbox.ec2.records import Record, Subnet, Vpc
-
-R = TypeVar("R", bound=Record)
-
-
-def asked(
-    call: Call, member: str, table: Mapping[str, R], prefix: str, missing: Callable[..., errors.Ec2Error]
-) -> list[R]:
-    """The records whose ids the request names (raises `missing` for one that is not there), or all of them."""
-    reader = call.reader
-    if not (ids := call.members.get(member)):
-        return list(reader.scan(table, prefix))
-    found = []
-    for record_id in dict.fromkeys(ids):
-        record = reader.see(record_id, table.get(record_id))
-        if record is None:
-            raise missing(id=record_id)
-        found.append(record)
-    return found
-
+from sandbox.ec2.records import Subnet, Vpc
 
 SUBNET_FILTERS: Final[dict[str, Getter[Subnet]]] = {
     "availability-zone": lambda _c, s: (s.zone,),
     "availabilityZone": lambda _c, s: (s.zone,),
     "availability-zone-id": lambda _c, s: (s.zone_id,),
-    "available-ip-address-count": lambda c, s: (str(c.truth.free_addresses(s.subnet_id)),),
+    "available-ip-address-count": lambda c, s: (str(c.truth.free_as_seen(s, c.reader)),),
     "cidr": lambda _c, s: (str(s.cidr),),
     "cidr-block": lambda _c, s: (str(s.cidr),),
     "cidrBlock": lambda _c, s: (str(s.cidr),),
@@ -46,12 +26,13 @@ SUBNET_FILTERS: Final[dict[str, Getter[Subnet]]] = {
 
 
 def subnet_result(call: Call, subnet: Subnet) -> Result:
+    """A subnet as answers show it. The caller holds the truth's lock."""
     truth = call.truth
     return {
         "AssignIpv6AddressOnCreation": False,
         "AvailabilityZone": subnet.zone,
         "AvailabilityZoneId": subnet.zone_id,
-        "AvailableIpAddressCount": truth.free_addresses(subnet.subnet_id),
+        "AvailableIpAddressCount": truth.free_as_seen(subnet, call.reader),
         "CidrBlock": str(subnet.cidr),
         "DefaultForAz": False,
         "Ipv6CidrBlockAssociationSet": [
@@ -77,9 +58,8 @@ def subnet_result(call: Call, subnet: Subnet) -> Result:
 @action("DescribeSubnets", "SubnetIds", *FILTERS, *PAGING, filters=SUBNET_FILTERS)
 def describe_subnets(call: Call) -> Result:
     with call.truth.lock:
-        subnets = asked(call, "SubnetIds", call.truth.subnets, "subnet-", errors.NO_SUBNET)
-        found = select(call, subnets, SUBNET_FILTERS, lambda subnet: subnet.tags)
-        shown, token = page(call, found, lambda subnet: subnet.subnet_id, ids="SubnetIds")
+        table = call.truth.subnets
+        shown, token = listed(call, "SubnetIds", table, "subnet-", errors.NO_SUBNET, SUBNET_FILTERS)
         return {"Subnets": [subnet_result(call, subnet) for subnet in shown], "NextToken": token}
 
 
@@ -121,7 +101,5 @@ def vpc_result(call: Call, vpc: Vpc) -> Result:
 @action("DescribeVpcs", "VpcIds", *FILTERS, *PAGING, filters=VPC_FILTERS)
 def describe_vpcs(call: Call) -> Result:
     with call.truth.lock:
-        vpcs = asked(call, "VpcIds", call.truth.vpcs, "vpc-", errors.NO_VPC)
-        found = select(call, vpcs, VPC_FILTERS, lambda vpc: vpc.tags)
-        shown, token = page(call, found, lambda vpc: vpc.vpc_id, ids="VpcIds")
+        shown, token = listed(call, "VpcIds", call.truth.vpcs, "vpc-", errors.NO_VPC, VPC_FILTERS)
         return {"Vpcs": [vpc_result(call, vpc) for vpc in shown], "NextToken": token}

@@ -1,4 +1,4 @@
-"""What all EC2 actions share: the registry, the call, filters, pages, idempotency.
+"""What all EC2 actions share: the registry, the call, filters, pages, listings, idempotency.
 
 An action names every request member and every filter that it models; the codec and `select` refuse all others. One
 file per subject beside this one fills the registry.
@@ -15,11 +15,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from sandbox.ec2 import errors
-from sandbox.ec2.records import NO_TAGS, Tags
+from sandbox.ec2.records import NO_TAGS, Record, Tags
 from sandbox.ec2.truth import Truth, Wanted
 from sandbox.ec2.views import Reader
 
 R = TypeVar("R")
+F = TypeVar("F")
+M = TypeVar("M", bound=Record)
 Result = dict[str, Any]
 Getter = Callable[["Call", R], Iterable[str]]
 MOST_TOKENS: Final = 10_000
@@ -51,8 +53,12 @@ class Call:
         """The view that Describe calls show."""
         return self.truth.api
 
-    def once(self, make: Callable[[], str]) -> str:
-        """The id of what `make` made, or had made for an earlier call with this ClientToken. Raises CLIENT_TOKEN."""
+    def once(self, make: Callable[[], M], find: Callable[[str], F]) -> M | F:
+        """What `make` makes, or what by `find` has become of what it made for an earlier call with this ClientToken.
+
+        Raises CLIENT_TOKEN, and what `find` raises. What has just been made is not looked for: somebody else may have
+        deleted it, but this call has succeeded.
+        """
         token = self.members.get("ClientToken")
         if not token:
             return make()
@@ -63,12 +69,14 @@ class Call:
         )
         known = self.tokens.made.get((self.action, token))
         if known is None:
-            known = self.tokens.made[self.action, token] = (same, make())
+            made = make()
+            self.tokens.made[self.action, token] = (same, made.record_id)
             if len(self.tokens.made) > MOST_TOKENS:
                 del self.tokens.made[next(iter(self.tokens.made))]
-        elif known[0] != same:
+            return made
+        if known[0] != same:
             raise errors.CLIENT_TOKEN()
-        return known[1]
+        return find(known[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +230,49 @@ def _last_shown(name: str, token: str) -> str:
     return last
 
 
+# --- listings -----------------------------------------------------------------------------------------------------
+
+
+def listed(
+    call: Call,
+    member: str,
+    table: Mapping[str, M],
+    prefix: str,
+    missing: Callable[..., errors.Ec2Error],
+    getters: Mapping[str, Getter[M]],
+    *,
+    most: int = 1000,
+) -> tuple[list[M], str | None]:
+    """What a Describe call shows of a table, and the token of the next page: the records whose ids the request has in
+    `member`, or all that the view shows, as `narrowed` narrows them down. The caller holds the truth's lock.
+
+    `prefix` is that of the table's ids. Raises `missing` for an id that is not there, and what `narrowed` raises.
+    """
+    reader = call.reader
+    if not (ids := call.members.get(member)):
+        return narrowed(call, reader.scan(table, prefix), getters, most=most)
+    found = []
+    for record_id in dict.fromkeys(ids):
+        record = reader.see(record_id, table.get(record_id))
+        if record is None:
+            raise missing(id=record_id)
+        found.append(record)
+    return narrowed(call, found, getters, ids=member, most=most)
+
+
+def narrowed(
+    call: Call, records: Iterable[M], getters: Mapping[str, Getter[M]], *, ids: str = "", most: int = 1000
+) -> tuple[list[M], str | None]:
+    """One page of the records that the filters let through, and the token of the next; see `select` and `page`."""
+    found = select(call, records, getters, _tags)
+    return page(call, found, lambda record: record.record_id, ids=ids, most=most)
+
+
+def _tags(record: Record) -> Tags:
+    """Associations and permissions bear none here."""
+    return getattr(record, "tags", NO_TAGS)
+
+
 # --- members that several actions share ----------------------------------------------------------------------------
 
 
@@ -254,12 +305,20 @@ def tag_set(tags: Tags) -> list[dict[str, str]]:
     return [{"Key": key, "Value": value} for key, value in tags.items()]
 
 
+def within(members: Mapping[str, Any], name: str, key: str) -> list[str]:
+    """The one member of each structure of a list. Raises MISSING_PARAMETER for a structure without it."""
+    for one in members.get(name, ()):
+        if key not in one:
+            raise errors.MISSING_PARAMETER(name=f"{name}.{key}")
+    return [one[key] for one in members.get(name, ())]
+
+
 def wanted6(members: Mapping[str, Any], *, flat: bool = False) -> Wanted:
-    """The IPv6 members of a request. `flat`: the lists hold texts, not structures."""
+    """The IPv6 members of a request. `flat`: the lists hold texts, not structures. Raises MISSING_PARAMETER."""
     addresses, prefixes = members.get("Ipv6Addresses", ()), members.get("Ipv6Prefixes", ())
     if not flat:
-        addresses = [one["Ipv6Address"] for one in addresses]
-        prefixes = [one["Ipv6Prefix"] for one in prefixes]
+        addresses = within(members, "Ipv6Addresses", "Ipv6Address")
+        prefixes = within(members, "Ipv6Prefixes", "Ipv6Prefix")
     return Wanted(
         tuple(addresses), members.get("Ipv6AddressCount", 0), tuple(prefixes), members.get("Ipv6PrefixCount", 0)
     )

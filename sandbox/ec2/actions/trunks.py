@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from sandbox.ec2 import errors
-from sandbox.ec2.actions.network import asked
-from sandbox.ec2.actions.registry import FILTERS, PAGING, Call, Getter, Result, action, page, select
-from sandbox.ec2.records import NO_TAGS, Association, EniPermission
+from sandbox.ec2.actions.registry import FILTERS, PAGING, Call, Getter, Result, action, listed
+from sandbox.ec2.records import Association, EniPermission
 
 ASSOCIATION_FILTERS: Final[dict[str, Getter[Association]]] = {
     "interface-protocol": lambda _c, _a: ("VLAN",),
@@ -34,36 +33,29 @@ def associate_trunk_interface(call: Call) -> Result:
     if "VlanId" not in members:
         raise errors.MISSING_PARAMETER(name="vlanId")
 
-    def make() -> str:
-        return truth.associate(
-            members["TrunkInterfaceId"], members["BranchInterfaceId"], members["VlanId"]
-        ).association_id
+    def find(association_id: str) -> Association:
+        found = truth.associations.get(association_id)
+        if found is None:
+            raise errors.NO_ASSOCIATION(id=association_id)
+        return found
 
-    association_id = call.once(make)
-    found = truth.associations.get(association_id)
-    if found is None:
-        raise errors.NO_ASSOCIATION(id=association_id)
+    found = call.once(
+        lambda: truth.associate(members["TrunkInterfaceId"], members["BranchInterfaceId"], members["VlanId"]), find
+    )
     return {"InterfaceAssociation": _association(found), "ClientToken": members.get("ClientToken")}
 
 
 @action("DisassociateTrunkInterface", "AssociationId ClientToken")
 def disassociate_trunk_interface(call: Call) -> Result:
-    association_id = call.members["AssociationId"]
-
-    def make() -> str:
-        call.truth.disassociate(association_id)
-        return str(association_id)
-
-    call.once(make)
+    call.once(lambda: call.truth.disassociate(call.members["AssociationId"]), lambda _id: None)
     return {"Return": True, "ClientToken": call.members.get("ClientToken")}
 
 
 @action("DescribeTrunkInterfaceAssociations", "AssociationIds", *FILTERS, *PAGING, filters=ASSOCIATION_FILTERS)
 def describe_trunk_interface_associations(call: Call) -> Result:
     with call.truth.lock:
-        every = asked(call, "AssociationIds", call.truth.associations, "trunk-assoc-", errors.NO_ASSOCIATION)
-        found = select(call, every, ASSOCIATION_FILTERS, lambda _one: NO_TAGS)
-        shown, token = page(call, found, lambda one: one.association_id, ids="AssociationIds", most=255)
+        table, missing = call.truth.associations, errors.NO_ASSOCIATION
+        shown, token = listed(call, "AssociationIds", table, "trunk-assoc-", missing, ASSOCIATION_FILTERS, most=255)
         return {"InterfaceAssociations": [_association(one) for one in shown], "NextToken": token}
 
 
@@ -111,7 +103,6 @@ def delete_network_interface_permission(call: Call) -> Result:
 )
 def describe_network_interface_permissions(call: Call) -> Result:
     with call.truth.lock:
-        every = asked(call, "NetworkInterfacePermissionIds", call.truth.permissions, "eni-perm-", errors.NO_PERMISSION)
-        found = select(call, every, PERMISSION_FILTERS, lambda _one: NO_TAGS)
-        shown, token = page(call, found, lambda one: one.permission_id, ids="NetworkInterfacePermissionIds", most=255)
+        member, table, missing = "NetworkInterfacePermissionIds", call.truth.permissions, errors.NO_PERMISSION
+        shown, token = listed(call, member, table, "eni-perm-", missing, PERMISSION_FILTERS, most=255)
         return {"NetworkInterfacePermissions": [_permission(one) for one in shown], "NextToken": token}

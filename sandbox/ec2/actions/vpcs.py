@@ -15,8 +15,7 @@ from sandbox.ec2.actions.registry import (
     Getter,
     Result,
     action,
-    page,
-    select,
+    narrowed,
     tag_set,
     tags_for,
 )
@@ -30,9 +29,11 @@ def create_vpc(call: Call) -> Result:
         raise errors.NOT_SIMULATED(what=f"InstanceTenancy {members['InstanceTenancy']} of action CreateVpc")
     if "CidrBlock" not in members:
         raise errors.MISSING_PARAMETER(name="cidrBlock")
-    vpc = truth.create_vpc([members["CidrBlock"]], tags=tags_for(call, "vpc"))
-    if members.get("AmazonProvidedIpv6CidrBlock"):
-        vpc = truth.add_cidr(vpc.vpc_id)
+    vpc = truth.create_vpc(
+        [members["CidrBlock"]],
+        amazon_ipv6=members.get("AmazonProvidedIpv6CidrBlock", False),
+        tags=tags_for(call, "vpc"),
+    )
     return {"Vpc": {**vpc_result(call, vpc), "State": "pending"}}
 
 
@@ -78,7 +79,8 @@ def create_subnet(call: Call) -> Result:
         ipv6_cidr=members.get("Ipv6CidrBlock"),
         tags=tags_for(call, "subnet"),
     )
-    return {"Subnet": subnet_result(call, subnet)}
+    with call.truth.lock:
+        return {"Subnet": subnet_result(call, subnet)}
 
 
 @action("DeleteSubnet", "SubnetId")
@@ -131,8 +133,7 @@ def get_subnet_cidr_reservations(call: Call) -> Result:
     with call.truth.lock:
         subnet_id = call.truth.subnet(call.members["SubnetId"]).subnet_id
         mine = [one for one in call.reader.scan(call.truth.reservations, "scr-") if one.subnet_id == subnet_id]
-        found = select(call, mine, RESERVATION_FILTERS, lambda one: one.tags)
-        shown, token = page(call, found, lambda one: one.reservation_id)
+        shown, token = narrowed(call, mine, RESERVATION_FILTERS)
         return {
             f"SubnetIpv{version}CidrReservations": [
                 _reservation(call, one) for one in shown if one.cidr.version == version
