@@ -26,6 +26,7 @@ from sandbox.ec2.actions.registry import (
 from sandbox.ec2.limits import InstanceType
 from sandbox.ec2.records import NO_TAGS, Eni, Instance
 from sandbox.ec2.truth import DEFAULT_IMAGE
+from sandbox.ec2.views import Reader
 
 STATE_CODES: Final = {"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "stopping": 64, "stopped": 80}
 
@@ -80,10 +81,10 @@ def _interface(call: Call, eni: Eni) -> Result:
     }
 
 
-def _instance(call: Call, instance: Instance) -> Result:
+def _instance(call: Call, instance: Instance, reader: Reader | None) -> Result:
     """An instance; a terminated one has lost its network (EC2 guide, "Terminate instances")."""
     gone = instance.state == "terminated"
-    enis = () if gone else call.truth.enis_of(instance.instance_id, call.reader)
+    enis = () if gone else call.truth.enis_of(instance.instance_id, reader)
     primary = next((eni for eni in enis if eni.card == 0 and eni.device == 0), None)
     kind = call.truth.types.get(instance.instance_type)
     return {
@@ -125,10 +126,11 @@ def metadata_options(instance: Instance) -> Result:
     }
 
 
-def _reservation(call: Call, instance: Instance) -> Result:
+def _reservation(call: Call, instance: Instance, reader: Reader | None = None) -> Result:
+    """`reader`: the view whose ENIs it has; without one, those that it has in truth. The caller holds the lock."""
     return {
         "Groups": [],
-        "Instances": [_instance(call, instance)],
+        "Instances": [_instance(call, instance, reader)],
         "OwnerId": call.truth.account,
         "ReservationId": instance.reservation_id,
     }
@@ -158,7 +160,7 @@ def describe_instances(call: Call) -> Result:
         instances = asked(call, "InstanceIds", call.truth.instances, "i-", errors.NO_INSTANCE)
         found = select(call, instances, INSTANCE_FILTERS, lambda instance: instance.tags)
         shown, token = page(call, found, lambda instance: instance.instance_id, ids="InstanceIds")
-        return {"Reservations": [_reservation(call, instance) for instance in shown], "NextToken": token}
+        return {"Reservations": [_reservation(call, instance, call.reader) for instance in shown], "NextToken": token}
 
 
 @action(
