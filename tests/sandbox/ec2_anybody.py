@@ -34,7 +34,7 @@ OFTEN: Final = {
     "AttachNetworkInterface": 10, "AssignIpv6Addresses": 8, "UnassignIpv6Addresses": 4, "RunInstances": 6,
     "DetachNetworkInterface": 3, "DeleteNetworkInterface": 3, "ModifyNetworkInterfaceAttribute": 6,
     "AssociateTrunkInterface": 4, "CreateTags": 2, "CreateSecurityGroup": 2, "AuthorizeSecurityGroupIngress": 2,
-    "StartInstances": 3, "CreateNetworkInterfacePermission": 2,
+    "StartInstances": 3, "DeleteVpc": 2, "DeleteSecurityGroup": 2, "CreateSubnet": 2, "CreateNetworkInterfacePermission": 2,
 }  # fmt: skip
 
 
@@ -205,7 +205,9 @@ class Anybody:
         }
 
     def _delete_subnet(self) -> Request:
-        return {"SubnetId": self.one(self.truth.subnets, "subnet")}
+        used = {eni.subnet_id for eni in self.truth.enis.values()}
+        empty = [subnet_id for subnet_id in self.truth.subnets if subnet_id not in used]
+        return {"SubnetId": self.one(empty or self.truth.subnets, "subnet")}
 
     def _create_subnet_cidr_reservation(self) -> Request:
         subnet = self.truth.subnets.get(self.one(self.truth.subnets, "subnet"))
@@ -386,7 +388,9 @@ class Anybody:
         return {"VpcId": self.vpc(), "GroupName": f"g{self.rng.randrange(9)}", "Description": "d"}
 
     def _delete_security_group(self) -> Request:
-        return {"GroupId": self.one(self.truth.groups, "sg")}
+        used = {group_id for eni in self.truth.enis.values() for group_id in eni.groups}
+        unused = [group_id for group_id in self.truth.groups if group_id not in used]
+        return {"GroupId": self.one(unused or self.truth.groups, "sg")}
 
     def _rules(self) -> Request:
         group = self.truth.groups.get(self.one(self.truth.groups, "sg"))

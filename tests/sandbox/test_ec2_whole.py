@@ -38,7 +38,7 @@ from tests.sandbox.ec2_ask import service
 from tests.sandbox.ec2_kit import HandClock, make_truth, model
 from tests.sandbox.test_ec2_random import promises
 
-QUOTAS: Final = {"enis-per-region": 50, "rules-per-group": 8, "vpcs-per-region": 3, "subnets-per-vpc": 4}
+QUOTAS: Final = {"enis-per-region": 50, "rules-per-group": 8, "vpcs-per-region": 4, "subnets-per-vpc": 4}
 CALLS: Final = 100_000
 PARTS: Final = 4
 _CODE: Final = re.compile(rb"<Code>([^<]*)</Code>")
