@@ -13,14 +13,14 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
 SET_UP = "./setup.sh demo"
 PORT = "48211"
 
@@ -66,19 +66,26 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A user's: short, as paths of sockets are bounded."""
+    with tempfile.TemporaryDirectory(prefix="enid-") as folder:
+        yield Path(folder)
+
+
 @pytest.mark.root
-def test_as_a_new_user(tmp_path: Path) -> None:
+def test_as_a_new_user(home: Path) -> None:
     port = free_port()
     try:
         for language, code, shown in blocks():
             if code.startswith(SET_UP):
                 continue
-            printed = run(language, code.replace(PORT, port), tmp_path)
+            printed = run(language, code.replace(PORT, port), home)
             shown = shown.replace(PORT, port) if shown else shown
             if shown is not None:
                 assert fits(printed, shown), f"{code}\n--- printed\n{printed}\n--- shown\n{shown}"
     finally:
-        run("sh", "enid sandbox down; enid sandbox --dir ./api down", tmp_path)
+        run("sh", "enid sandbox down; enid sandbox --dir ./api down", home)
 
 
 def test_the_comparison_can_fail() -> None:
