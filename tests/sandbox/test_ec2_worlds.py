@@ -289,3 +289,27 @@ def test_a_standing_clock_is_enough() -> None:
     vpc = truth.create_vpc(["10.0.0.0/16"])
     assert truth.create_subnet(vpc.vpc_id, "10.0.0.0/24", "us-east-1c").zone_id == "use1-az3"
     assert truth.tick() is None
+
+
+def test_an_instance_shows_its_interfaces_as_they_show_themselves(a: Account) -> None:
+    a.truth.types.register("sandbox.efa", enis=4, ipv4=15, efa=True)
+    node = a.truth.run_instance("sandbox.efa", a.subnet.subnet_id).instance_id
+    for device, kw in enumerate(
+        (
+            {"Ipv4PrefixCount": 1, "Ipv6AddressCount": 2, "Groups": a.groups[:2], "Description": "d"},
+            {"Ipv6PrefixCount": 1, "ConnectionTrackingSpecification": {"UdpTimeout": 45}},
+            {"InterfaceType": "efa-only"},
+        ),
+        1,
+    ):
+        a.attach(a.new(**kw), device, InstanceId=node)
+    [reservation] = a.ec2.describe_instances(InstanceIds=[node])["Reservations"]
+    shown = reservation["Instances"][0]["NetworkInterfaces"]
+    assert [one["Attachment"]["DeviceIndex"] for one in shown] == [0, 1, 2, 3]
+    for one in shown:
+        itself = a.describe(one["NetworkInterfaceId"])
+        assert one.pop("Attachment").items() <= itself.pop("Attachment").items()
+        assert one.items() <= itself.items()
+        assert itself.keys() - one.keys() <= {
+            "AvailabilityZone", "Ipv6Address", "RequesterId", "RequesterManaged", "TagSet",
+        }  # fmt: skip
