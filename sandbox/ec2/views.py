@@ -180,9 +180,9 @@ class Reader:
         return now_true if past is None else cast("R | None", past[0].old)
 
     def named(self, table: Mapping[str, R], record_id: str) -> R:
-        """What another record names: as this view shows it, else as it is, else as it was when it went.
+        """What a record that this view shows names: as it shows that, else as it is, else as it was when it went.
 
-        Kinds of records may lag differently, so this view may still show an ENI in a group that it shows no more.
+        Kinds of records may lag differently, so an ENI may still be shown in a group that is not.
         """
         now_true = table.get(record_id)
         found = self.see(record_id, now_true) or now_true

@@ -195,6 +195,9 @@ def state(truth: Truth) -> dict[str, Any]:
         "groups": dict(truth.groups),
         "enis": dict(truth.enis),
         "instances": dict(truth.instances),
+        "reservations": dict(truth.reservations),
+        "associations": dict(truth.associations),
+        "permissions": dict(truth.permissions),
         "free": {subnet_id: truth.free_addresses(subnet_id) for subnet_id in truth.subnets},
     }
 

@@ -83,6 +83,16 @@ def test_the_count_of_free_addresses_is_as_late_as_the_enis(a: Account) -> None:
     assert a.truth.free_addresses(a.subnet.subnet_id) == before
 
 
+def test_a_launch_answers_with_the_network_that_a_late_view_does_not_show(a: Account) -> None:
+    a.truth.api.lag = 10
+    run = {"InstanceType": "m5.large", "MinCount": 1, "MaxCount": 1, "SubnetId": a.subnet.subnet_id}
+    [made] = ask(a.api, "RunInstances", run)["Instances"]
+    assert [one["PrivateIpAddress"] for one in made["NetworkInterfaces"]] == [made["PrivateIpAddress"]]
+    assert made["SecurityGroups"][0]["GroupName"] == "default"
+    wanted = {"Filters": [{"Name": "attachment.instance-id", "Values": [made["InstanceId"]]}]}
+    assert ask(a.api, "DescribeNetworkInterfaces", wanted)["NetworkInterfaces"] == []
+
+
 def test_permissions_are_no_enis(a: Account) -> None:
     """Their ids begin with those of ENIs."""
     a.truth.api.lag = 10

@@ -194,15 +194,6 @@ def test_the_first_ipv6_address_is_shown_by_itself_too(a: Account) -> None:
     assert reservation["Instances"][0]["Ipv6Address"] == a.truth.eni(a.eni).ipv6_addresses[0]
 
 
-def test_a_launch_shows_its_interface_whatever_the_lag_of_describe(a: Account) -> None:
-    a.truth.api.lag = 10
-    run = {"InstanceType": "m5.large", "MinCount": 1, "MaxCount": 1, "SubnetId": a.subnet.subnet_id}
-    [made] = a.ec2.run_instances(**run)["Instances"]
-    [interface] = made["NetworkInterfaces"]
-    assert interface["PrivateIpAddress"] == made["PrivateIpAddress"]
-    assert made["SecurityGroups"] == interface["Groups"] != []
-
-
 def shown_state(a: Account, instance_id: str) -> dict[str, Any]:
     [reservation] = a.ec2.describe_instances(InstanceIds=[instance_id])["Reservations"]
     state: dict[str, Any] = reservation["Instances"][0]["State"]

@@ -119,7 +119,7 @@ def metadata_options(call: Call, instance: Instance) -> Result:
 
 
 def _reservation(call: Call, instance: Instance, reader: Reader | None = None) -> Result:
-    """`reader`: the view that shows its ENIs; None: as they are, for what has just been made."""
+    """`reader`: the view whose ENIs it has; without one, those that it has in truth. The caller holds the lock."""
     return {
         "Groups": [],
         "Instances": [_instance(call, instance, reader)],
