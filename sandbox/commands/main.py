@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from click.core import ParameterSource
 
 from sandbox.base.failures import SandboxFailure
 from sandbox.commands import complete, faults, serve
@@ -97,11 +96,7 @@ def up(
     if file is None:
         wanted = Scenario.simple(nodes, instance_type, types=tuple(types), seed=seed, hop_limit=hop_limit)
     else:
-        names = ("nodes", "instance_type", "types", "hop_limit", "seed")
-        given = [name for name in names if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE]
-        options = ", ".join(p.opts[0] for p in ctx.command.params if p.name in given)
-        if given:
-            raise click.UsageError(f"{options}: not together with --scenario, where the file says it", ctx)
+        out.refuse_beside_scenario(ctx, "nodes", "instance_type", "types", "hop_limit", "seed")
         wanted = scenario.parse(file.read_bytes())
     folder: Path = ctx.obj
     begun = time.monotonic()

@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 
 import click
 import msgspec
+from click.core import ParameterSource
 
 from sandbox.base.failures import SandboxFailure
 
@@ -101,6 +102,14 @@ def fail(failure: SandboxFailure, *, json: bool = False, status: int | None = No
     else:
         click.echo(f"enid: {failure.text}\n  remedy: {failure.remedy}", err=True)
     sys.exit(exit_status(failure) if status is None else status)
+
+
+def refuse_beside_scenario(ctx: click.Context, *names: str) -> None:
+    """Raises UsageError if one of these parameters was given: the scenario file says it all."""
+    given = [name for name in names if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE]
+    if given:
+        options = ", ".join(p.opts[0] for p in ctx.command.params if p.name in given)
+        raise click.UsageError(f"{options}: not together with --scenario, where the file says it", ctx)
 
 
 def output_option(command: F) -> F:

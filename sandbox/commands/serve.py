@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from sandbox.base.failures import SandboxFailure
 from sandbox.commands import output as out
 from sandbox.world import endpoint, scenario, script
 from sandbox.world.scenario import Scenario
@@ -28,9 +29,9 @@ from sandbox.world.scenario import Scenario
     "--faults", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="Script of faults to begin with."
 )
 @out.output_option
-@click.pass_obj
+@click.pass_context
 def serve(
-    folder: Path,
+    ctx: click.Context,
     host: str,
     port: int,
     nodes: int,
@@ -45,10 +46,18 @@ def serve(
     Prints the endpoints, and stays until Ctrl-C or `down`. It needs no root and has no data plane. One port is EC2's,
     and each node has one for its metadata, by which it is known who asks.
     """
-    wanted = scenario.parse(file.read_bytes()) if file else Scenario.simple(nodes, instance_type, seed=seed)
+    if file is None:
+        wanted = Scenario.simple(nodes, instance_type, seed=seed)
+    else:
+        out.refuse_beside_scenario(ctx, "nodes", "instance_type", "seed")
+        wanted = scenario.parse(file.read_bytes())
     steps = script.parse(faults.read_bytes()) if faults else []
-    served = endpoint.Endpoint(folder, wanted, host=host, port=port)
-    served.script.load(steps)
+    served = endpoint.Endpoint(ctx.obj, wanted, host=host, port=port)
+    try:
+        served.script.load(steps)
+    except SandboxFailure:
+        served.close()
+        raise
     if output == "json":
         click.echo(msgspec.json.encode({"ec2": served.url, "metadata": served.metadata}))
     else:

@@ -87,6 +87,8 @@ def _faults() -> str:
             "",
             "### Switches (`enid sandbox fault NAME VALUE`, `Account.switch`)",
             "",
+            "`off` clears each; `enid sandbox fault NAME` shows it.",
+            "",
             "| name | value |",
             "| --- | --- |",
             *rows,

@@ -32,7 +32,7 @@ from sandbox.net.rules import METADATA_ADDRESS, METADATA_ADDRESS6, RULES, TABLE,
 
 MTU: Final = 9001
 FIRST_PORT_INDEX: Final = 10_000
-SERVICE_ADDRESSES: Final = (METADATA_ADDRESS, "198.18.0.2", "198.18.0.3")
+SERVICE_ADDRESSES: Final = (METADATA_ADDRESS, "198.18.0.2", "198.18.0.3", "198.18.0.4")
 # EC2's name for the router on every link with IPv6 (VPC guide, "Subnet route tables"), besides the one made of its MAC.
 GATEWAY6: Final = "fe80:ec2::1"
 SETTINGS: Final = {

@@ -29,6 +29,7 @@ from sandbox.world.telling import say
 
 PR_SET_PDEATHSIG: Final = 1
 PR_SET_NAME: Final = 15
+RESOLVER: Final = "/etc/resolv.conf"
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -133,13 +134,20 @@ def _init(folder: Path, tell: int, alive: int, user: bool) -> NoReturn:
 
 
 def _mounts() -> None:
-    """A mount namespace in which /proc fits the pid namespace, and /run is private and empty."""
+    """A mount namespace in which /proc fits the pid namespace, /run is private and empty, and no resolver is named.
+
+    The machine's resolver is not on the VPC, so whoever asked it would wait for a time-out. With no name in the file
+    the C library asks 127.0.0.1 (resolv.conf(5)), where nobody listens unless a node has a resolver of its own.
+    """
     try:
         netns.mount("none", "/", flags=netns.MS_REC | netns.MS_PRIVATE)
         netns.mount("proc", "/proc", "proc", netns.MS_NOSUID | netns.MS_NODEV | netns.MS_NOEXEC)
         targets = ["/run"] if os.path.islink("/var/run") or not os.path.isdir("/var/run") else ["/run", "/var/run"]
         for target in targets:
             netns.mount("tmpfs", target, "tmpfs", netns.MS_NOSUID | netns.MS_NODEV, "mode=0755")
+        if os.path.exists(RESOLVER):
+            Path("/run/resolv.conf").touch()
+            netns.mount("/run/resolv.conf", RESOLVER, flags=netns.MS_BIND)
     except OSError as error:
         raise SandboxFailure("privilege", f"the sandbox cannot have mounts of its own here: {error}") from error
     os.makedirs(netns.ROOT)

@@ -46,6 +46,7 @@ HELP: Final = {
     "kube": "hang, away, slow:SECONDS, cut (watches and connections, once) or expire (410 for all watches, once)",
     "kube-rule": f"rule or list of rules in JSON: {', '.join(Rule.__struct_fields__)}",
 }
+ONCE: Final = ("cut", "expire")  # values of kube that are over when they are done
 MANY: Final = 1e9
 LONGEST_SECONDS: Final = 3600
 T = TypeVar("T")
@@ -64,19 +65,24 @@ class Switches:
         self._lock = threading.Lock()
         self._set: dict[str, str] = {}
         self._known = self._table(net, server)
+        # Whether anything is left of what is used up by calls.
+        self._left: dict[str, Callable[[], bool]] = {"ec2": lambda: truth.faults.any}
+        if server is not None:
+            self._left["kube-rule"] = lambda: bool(server.faults.rules())
 
     def current(self) -> dict[str, str]:
         """Switches that are set, and how often rules for calls have hit, as `hits:ACTION`."""
         hits = {f"hits:{action}": str(count) for action, count in sorted(self._truth.faults.hits.items())}
         with self._lock:
-            return {**self._set, **hits}
+            held = {name: value for name, value in self._set.items() if name not in self._left or self._left[name]()}
+        return {**held, **hits}
 
     def set(self, name: str, value: str) -> None:
         """Raises SandboxFailure bad-request naming the switch, the value and what it takes."""
         deed = self.check(name, value)
         deed()
         with self._lock:
-            if _cleared(value):
+            if _cleared(value) or (name == "kube" and value in ONCE):
                 self._set.pop(name, None)
             else:
                 self._set[name] = value
@@ -244,7 +250,7 @@ def _kube_rules(text: str) -> list[Rule]:
 def _kube(text: str) -> tuple[str, float]:
     """What it does, and by how many seconds it is slow."""
     kind, sign, rest = text.partition(":")
-    if kind not in ("", "hang", "away", "slow", "cut", "expire") or (kind == "slow") != bool(sign):
+    if kind not in ("", "hang", "away", "slow", *ONCE) or (kind == "slow") != bool(sign):
         raise ValueError("it is none of these")
     if kind == "slow" and not rest:
         raise ValueError("slow by how many seconds?")

@@ -35,7 +35,7 @@ from sandbox.net.fabric import Fabric
 from sandbox.net.router import Router
 from sandbox.net.rules import METADATA_ADDRESS6
 from sandbox.runtime.runtime import Runtime
-from sandbox.world import furnish, power
+from sandbox.world import furnish, power, services
 from sandbox.world.cluster import Cluster, kubeconfig
 from sandbox.world.processes import Processes, base_env, run
 from sandbox.world.scenario import RESERVED_NAMES, NodeSpec, Scenario
@@ -44,6 +44,7 @@ from sandbox.world.switches import Switches
 
 EC2_ADDRESS: Final = "198.18.0.2"
 KUBE_ADDRESS: Final = "198.18.0.3"
+SERVICES_ADDRESS: Final = "198.18.0.4"
 IMDS_ADDRESS: Final = "169.254.169.254"
 STANDARD_PLUGINS: Final = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))
 PROGRAMS: Final = {"ip": "iproute2", "nft": "nftables"}
@@ -203,6 +204,7 @@ class World:
         folder = self.state(node).folder
         return {
             "AWS_ENDPOINT_URL_EC2": f"http://{EC2_ADDRESS}",
+            "AWS_ENDPOINT_URL": f"http://{SERVICES_ADDRESS}",
             "AWS_EC2_METADATA_SERVICE_ENDPOINT": f"http://{IMDS_ADDRESS}",
             "AWS_ACCESS_KEY_ID": furnish.KEY.access_key,
             "AWS_SECRET_ACCESS_KEY": furnish.KEY.secret,
@@ -278,6 +280,7 @@ class World:
     def _serve(self) -> None:
         http.serve(_tcp(EC2_ADDRESS), self.api, "ec2")
         http.serve(unix_listener(self.folder, "ec2.sock"), self.api.unsigned, "ec2-unix")
+        http.serve(_tcp(SERVICES_ADDRESS), services.answer, "services")
         http.serve(_tcp(IMDS_ADDRESS), self.imds, "imds")
         if self.scenario.imds_ipv6:
             http.serve(_tcp(METADATA_ADDRESS6), self.imds, "imds6")

@@ -138,10 +138,11 @@ def test_demo_ended_by_a_signal_leaves_nothing(short_folder: Path, sig: signal.S
     until_gone(home)
     if sig == signal.SIGKILL:
         # Nobody was left to empty the folder; what it holds is a sandbox's, and the next demo clears it.
-        assert place.ours(home)
+        assert place.ours(home) or not home.exists()
         assert not place.running(home)
         assert demo("--folder", str(home)).returncode == 0
-    assert list(home.iterdir()) == []
+    # It may have ended before it made the folder.
+    assert not home.exists() or list(home.iterdir()) == []
 
 
 @pytest.mark.root

@@ -9,6 +9,7 @@ import pytest
 
 from sandbox.base.failures import SandboxFailure
 from sandbox.face.inprocess import Account
+from sandbox.kube.faults import Call
 from sandbox.kube.server import Server
 from sandbox.kube.store import Store
 from sandbox.world.scenario import Scenario
@@ -160,6 +161,23 @@ def test_off_clears_each_switch(a: Account) -> None:
         a.switch(name, "off")
     assert a.faults().switches == {}
     assert (a.api.buckets.on, a.truth.api.lag, a.truth.delays.attach) == (False, 0, 0)
+
+
+def test_what_is_over_is_not_shown_as_set(a: Account) -> None:
+    server = Server(Store(a.clock, random.Random(1)))
+    switches = Switches(a.truth, a.api, a.imds, server=server)
+    switches.set("kube", "slow:5")
+    assert switches.current() == {"kube": "slow:5"}
+    switches.set("kube", "cut")
+    assert (switches.current(), server.faults.slow) == ({}, 0)
+    ec2, kube = '{"action": "DescribeVpcs", "error": "InternalError"}', '{"verb": "list", "status": 500}'
+    switches.set("ec2", ec2)
+    switches.set("kube-rule", kube)
+    assert switches.current() == {"ec2": ec2, "kube-rule": kube}
+    a.call("DescribeVpcs")
+    server.faults.take(Call("list", "pods", "", "me"), "before")
+    assert switches.current() == {"hits:DescribeVpcs": "1"}
+    a.truth.faults.hits.clear()
 
 
 @pytest.mark.parametrize(

@@ -210,7 +210,7 @@ def test_a_step_that_failed_is_shown_and_counted(served: Served, tmp_path: Path)
     assert "faults: waiting=1, failed=1" in " ".join(status.split())
     served.call("fault", "--clear", "*")
     status = CliRunner().invoke(sandbox, ["--dir", str(served.folder), "status"]).stdout
-    assert "faults:  none" in status
+    assert "faults: none" in " ".join(status.split())
 
 
 def test_a_bad_file_is_refused_by_name(served: Served, tmp_path: Path) -> None:
@@ -219,6 +219,17 @@ def test_a_bad_file_is_refused_by_name(served: Served, tmp_path: Path) -> None:
     done = CliRunner().invoke(sandbox, ["--dir", str(served.folder), "fault", "--file", str(file)])
     assert done.exit_code == 2
     assert "script, step 1: fault: action 'DescribeVpc' fits no simulated action; near: DescribeVpcs" in done.stderr
+
+
+def test_a_bad_file_to_begin_with(tmp_path: Path) -> None:
+    """What only a world can tell is refused too, and nothing of the world is left."""
+    file, folder = tmp_path / "faults.json", tmp_path / "s"
+    file.write_text('[{"set": "throttle", "to": "on"}, {"at": 5, "reboot": "node-9"}]')
+    done = CliRunner().invoke(sandbox, ["--dir", str(folder), "serve", "--faults", str(file)])
+    assert done.exit_code == 2
+    assert "script, step 2: there is no instance 'node-9'; there are: node-1\n" in done.stderr
+    assert {entry.name for entry in folder.iterdir()} & {*place.SOCKETS, place.PID} == set()
+    assert not place.running(folder)
 
 
 def test_time_stopped_and_advanced(served: Served) -> None:

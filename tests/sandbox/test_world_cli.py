@@ -19,7 +19,7 @@ from sandbox.commands.main import sandbox
 from sandbox.face.client import Sandbox
 from sandbox.net import rules
 from sandbox.world import place
-from tests.sandbox.conftest import Node
+from tests.sandbox.conftest import Node, until
 
 
 def call(folder: Path, *words: str) -> Result:
@@ -74,8 +74,8 @@ def test_pods_processes_counters_and_logs(world: Sandbox, fresh: Node) -> None:
     world.node_spawn(fresh.name, "talk", ["sh", "-c", "echo hello; exec sleep 1000"])
     listed = json.loads(call(world.folder, "ps", fresh.name, "--output", "json").stdout)
     assert [process["name"] for process in listed] == ["talk"]
+    until(lambda: call(world.folder, "logs", fresh.name, "talk").stdout == "hello\n", "it has spoken")
     assert world.node_stop(fresh.name, "talk") < 0
-    assert call(world.folder, "logs", fresh.name, "talk").stdout == "hello\n"
     missing = call(world.folder, "logs", fresh.name, "nothing")
     assert missing.exit_code == output.EXIT_NOT_FOUND
     assert "there are: talk.out" in missing.stderr
@@ -127,7 +127,11 @@ def test_bad_arguments_are_named(tmp_path: Path) -> None:
     wrong = call(tmp_path / "s", "up", "--make-type", "tiny")
     assert wrong.exit_code == output.EXIT_USAGE
     assert "'tiny' is not NAME:ENIS:ADDRESSES" in wrong.stderr
-    for words in (("up", "--seed", "3", "--scenario"), ("up", "--nodes", "1", "--scenario")):
+    for words in (
+        ("up", "--seed", "3", "--scenario"),
+        ("up", "--nodes", "1", "--scenario"),
+        ("serve", "--type", "m5.large", "--scenario"),
+    ):
         file = tmp_path / "scenario.json"
         file.write_text('{"nodes": []}')
         both = call(tmp_path / "s", *words, str(file))
@@ -190,8 +194,10 @@ def test_the_shell_completes_what_there_is(world: Sandbox, fresh: Node, tmp_path
     assert complete(world.folder, "fault", "net-l") == ["net-lag"]
     assert complete(world.folder, "fault", "kube", "") == ["away", "cut", "expire", "hang", "off", "slow:"]
     assert complete(world.folder, "fault", "net-lag", "") == ["off"]
-    world.load_faults([{"set": "net-lag", "to": "3"}, {"rule": {"delay": 1}}, {"at": 3600, "clear": "*"}])
-    assert {"*", "net-lag"} < set(complete(world.folder, "fault", "--clear", "")) <= {"*", "net-lag", "f1", "s1"}
+    waiting = world.load_faults([{"set": "net-lag", "to": "3"}, {"rule": {"hang": True}}, {"at": 3600, "clear": "*"}])
+    rules_now = [one.id for one in world.faults().rules]
+    assert len(rules_now) == len(waiting) == 1
+    assert complete(world.folder, "fault", "--clear", "") == ["*", *rules_now, "net-lag", *waiting]
     world.clear_fault()
     assert complete(tmp_path, "exec", "no") == []
 
