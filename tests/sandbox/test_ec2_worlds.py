@@ -304,3 +304,18 @@ def test_an_instance_shows_its_interfaces_as_they_show_themselves(a: Account) ->
         assert itself.keys() - one.keys() <= {
             "AvailabilityZone", "Ipv6Address", "RequesterId", "RequesterManaged", "TagSet",
         }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["private-dns-name", "private-ip-address", "subnet-id", "vpc-id"])
+def test_filters_find_no_terminated_instance_by_the_network_that_it_lost(a: Account, name: str) -> None:
+    values = {
+        "private-dns-name": f"ip-{a.node.private_ip.replace('.', '-')}.us-west-2.compute.internal",
+        "private-ip-address": a.node.private_ip,
+        "subnet-id": a.node.subnet_id,
+        "vpc-id": a.node.vpc_id,
+    }
+    wanted = [{"Name": name, "Values": [values[name]]}]
+    assert len(a.ec2.describe_instances(Filters=wanted)["Reservations"]) == 1
+    a.ec2.terminate_instances(InstanceIds=[a.node.instance_id])
+    assert a.ec2.describe_instances(Filters=wanted)["Reservations"] == []
+    assert len(a.ec2.describe_instances()["Reservations"]) == 1

@@ -128,6 +128,11 @@ def _reservation(call: Call, instance: Instance, reader: Reader | None = None) -
     }
 
 
+def _while_wired(get: Getter[Instance]) -> Getter[Instance]:
+    """Filters see what answers show: of a terminated instance nothing of its network."""
+    return lambda call, instance: () if instance.state == "terminated" else get(call, instance)
+
+
 INSTANCE_FILTERS: Final[dict[str, Getter[Instance]]] = {
     "availability-zone": lambda _c, i: (i.zone,),
     "image-id": lambda _c, i: (i.image_id,),
@@ -138,11 +143,11 @@ INSTANCE_FILTERS: Final[dict[str, Getter[Instance]]] = {
     "network-interface.network-interface-id": lambda c, i: [
         eni.eni_id for eni in c.truth.enis_of(i.instance_id, c.reader)
     ],
-    "private-dns-name": lambda c, i: (dns_name(c, i.private_ip),),
-    "private-ip-address": lambda _c, i: (i.private_ip,),
+    "private-dns-name": _while_wired(lambda c, i: (dns_name(c, i.private_ip),)),
+    "private-ip-address": _while_wired(lambda _c, i: (i.private_ip,)),
     "reservation-id": lambda _c, i: (i.reservation_id,),
-    "subnet-id": lambda _c, i: (i.subnet_id,),
-    "vpc-id": lambda _c, i: (i.vpc_id,),
+    "subnet-id": _while_wired(lambda _c, i: (i.subnet_id,)),
+    "vpc-id": _while_wired(lambda _c, i: (i.vpc_id,)),
 }
 
 
