@@ -34,7 +34,7 @@ OFTEN: Final = {
     "AttachNetworkInterface": 10, "AssignIpv6Addresses": 8, "UnassignIpv6Addresses": 4, "RunInstances": 6,
     "DetachNetworkInterface": 3, "DeleteNetworkInterface": 3, "ModifyNetworkInterfaceAttribute": 6,
     "AssociateTrunkInterface": 4, "CreateTags": 2, "CreateSecurityGroup": 2, "AuthorizeSecurityGroupIngress": 2,
-    "StartInstances": 3, "CreateNetworkInterfacePermission": 2,
+    "StartInstances": 3, "DeleteVpc": 2, "DeleteSecurityGroup": 2, "CreateSubnet": 2, "CreateNetworkInterfacePermission": 2,
 }  # fmt: skip
 
 
@@ -92,6 +92,11 @@ class Anybody:
         if table and self.rng.random() < 0.5:
             seen.append(self.rng.choice(list(table)))
         return self.rng.choice(seen) if seen else f"eni-{NOWHERE}"
+
+    def vpc(self) -> str:
+        """Mostly the first, so that others can be deleted again."""
+        first = next(iter(self.truth.vpcs), f"vpc-{NOWHERE}")
+        return first if self.rng.random() < 0.8 else self.one(self.truth.vpcs, "vpc")
 
     def eni(self) -> str:
         return self.one(self.truth.enis, "eni")
@@ -169,7 +174,9 @@ class Anybody:
         return {"CidrBlock": f"10.{self.rng.randrange(8)}.0.0/{self.rng.randrange(15, 18)}", **six, **self.tags("vpc")}
 
     def _delete_vpc(self) -> Request:
-        used = {subnet.vpc_id for subnet in self.truth.subnets.values()}
+        defaults = {vpc.default_group_id for vpc in self.truth.vpcs.values()}
+        own = [group for group in self.truth.groups.values() if group.group_id not in defaults]
+        used = {one.vpc_id for one in [*self.truth.subnets.values(), *own]}
         empty = [vpc_id for vpc_id in self.truth.vpcs if vpc_id not in used]
         return {"VpcId": self.one(empty or self.truth.vpcs, "vpc")}
 
@@ -185,7 +192,7 @@ class Anybody:
         return {"AssociationId": self.rng.choice(every) if every else "vpc-cidr-assoc-0"}
 
     def _create_subnet(self) -> Request:
-        vpc = self.truth.vpcs.get(self.one(self.truth.vpcs, "vpc"))
+        vpc = self.truth.vpcs.get(self.vpc())
         block = self.rng.choice(vpc.cidrs) if vpc else ipaddress.IPv4Network("10.0.0.0/16")
         cidr = f"{block[self.rng.randrange(8) * 256]}/{self.rng.choice((24, 25, 26, 28, 29))}"
         six = self.rng.choice(vpc.ipv6_cidrs) if vpc and vpc.ipv6_cidrs and self.rng.random() < 0.5 else None
@@ -198,7 +205,9 @@ class Anybody:
         }
 
     def _delete_subnet(self) -> Request:
-        return {"SubnetId": self.one(self.truth.subnets, "subnet")}
+        used = {eni.subnet_id for eni in self.truth.enis.values()}
+        empty = [subnet_id for subnet_id in self.truth.subnets if subnet_id not in used]
+        return {"SubnetId": self.one(empty or self.truth.subnets, "subnet")}
 
     def _create_subnet_cidr_reservation(self) -> Request:
         subnet = self.truth.subnets.get(self.one(self.truth.subnets, "subnet"))
@@ -376,11 +385,12 @@ class Anybody:
     # --- security groups ----------------------------------------------------------------------------------------
 
     def _create_security_group(self) -> Request:
-        vpc = self.one(self.truth.vpcs, "vpc")
-        return {"VpcId": vpc, "GroupName": f"g{self.rng.randrange(9)}", "Description": "d"}
+        return {"VpcId": self.vpc(), "GroupName": f"g{self.rng.randrange(9)}", "Description": "d"}
 
     def _delete_security_group(self) -> Request:
-        return {"GroupId": self.one(self.truth.groups, "sg")}
+        used = {group_id for eni in self.truth.enis.values() for group_id in eni.groups}
+        unused = [group_id for group_id in self.truth.groups if group_id not in used]
+        return {"GroupId": self.one(unused or self.truth.groups, "sg")}
 
     def _rules(self) -> Request:
         group = self.truth.groups.get(self.one(self.truth.groups, "sg"))
