@@ -238,8 +238,9 @@ class Enis(Addresses):
         if eni is None or eni.attachment is None or eni.attachment.attachment_id != attachment_id:
             return
         if eni.attachment.status == "attaching":
-            self._put_eni(replace(eni, attachment=replace(eni.attachment, status="attached")))
-            if eni.interface_type != "efa-only":  # no network device, only an RDMA one
+            seen = eni.interface_type != "efa-only"  # which is no network device, only an RDMA one
+            self._put_eni(replace(eni, attachment=replace(eni.attachment, status="attached", seen=seen)))
+            if seen:
                 self._tell("eni_attached", eni_id)
 
     def attached(self, attachment_id: str) -> Eni:
@@ -263,20 +264,19 @@ class Enis(Addresses):
             if eni.attachment.status == "detaching" and not force:
                 raise errors.ATTACHMENT_GONE(id=attachment_id)
             self._check_detach(eni)
-            was = eni.attachment.status
             self._put_eni(replace(eni, attachment=replace(eni.attachment, status="detaching")))
             self._after(
                 0 if force else self.delays.take("detach"),
-                lambda: self._finish_detach(eni.eni_id, attachment_id, seen=was != "attaching"),
+                lambda: self._finish_detach(eni.eni_id, attachment_id),
                 "detach",
             )
 
-    def _finish_detach(self, eni_id: str, attachment_id: str, *, seen: bool = True) -> None:
+    def _finish_detach(self, eni_id: str, attachment_id: str) -> None:
         eni = self._enis.get(eni_id)
         if eni is None or eni.attachment is None or eni.attachment.attachment_id != attachment_id:
             return
         self._put_eni(replace(eni, attachment=None))
-        if seen:
+        if eni.attachment.seen:
             self._tell("eni_detached", eni_id)
 
     def delete_eni(self, eni_id: str) -> None:

@@ -146,7 +146,7 @@ class Conntrack:
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """An ENI's place in an instance. `attached_at` is in seconds since 1970."""
+    """An ENI's place in an instance. `attached_at`: seconds since 1970; `seen`: the instance has had the device."""
 
     attachment_id: str
     instance_id: str
@@ -155,6 +155,7 @@ class Attachment:
     status: AttachmentStatus
     attached_at: float
     delete_on_termination: bool
+    seen: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,6 +113,7 @@ class Truth(Life):
                 status="attached",
                 attached_at=self.clock.now(),
                 delete_on_termination=delete_on_termination,
+                seen=True,
             )
             new = self._plan_eni(subnet_id, private_ip, ipv4, ipv6, groups, description, eni_tags, attachment)
             instance = Instance(
@@ -161,16 +162,15 @@ class Truth(Life):
         for eni in self.enis_of(instance_id):
             if eni.attachment is None:
                 continue
-            seen = eni.attachment.status != "attaching" and eni.interface_type != "efa-only"
             self._part_branches(eni)
             if eni.attachment.delete_on_termination:
                 self._forget_eni(eni)
                 self._give_back(eni)
                 self._drop_eni(eni)
-                if seen:
+                if eni.attachment.seen:
                     self._tell("eni_detached", eni.eni_id)
             else:
-                self._finish_detach(eni.eni_id, eni.attachment.attachment_id, seen=seen)
+                self._finish_detach(eni.eni_id, eni.attachment.attachment_id)
         self._put_instance(replace(self._instances[instance_id], state="terminated"))
 
     def forget_instance(self, instance_id: str) -> None:

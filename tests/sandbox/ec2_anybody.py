@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import ipaddress
 import random
-from collections.abc import Callable, Iterable
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
 from sandbox.ec2.actions.registry import ACTIONS
 from sandbox.ec2.api import actions
 from sandbox.ec2.truth import Truth
+from tests.sandbox.ec2_anybody_parts import NOWHERE, TABLES, Parts, Request
 
-Request = dict[str, Any]
 TYPES: Final = (
     "sandbox.room",
     "sandbox.tight",
@@ -25,7 +25,6 @@ TYPES: Final = (
     "m5.large",
     "none.none",
 )
-NOWHERE: Final = "0123456789abcdef0"
 READING: Final = [name for name in actions() if name.startswith(("Describe", "Get"))]
 CHANGING: Final = [name for name in actions() if name not in READING]
 # How often an action is asked for, if not once in a turn: so that an account fills.
@@ -34,16 +33,16 @@ OFTEN: Final = {
     "AttachNetworkInterface": 10, "AssignIpv6Addresses": 8, "UnassignIpv6Addresses": 4, "RunInstances": 6,
     "DetachNetworkInterface": 3, "DeleteNetworkInterface": 3, "ModifyNetworkInterfaceAttribute": 6,
     "AssociateTrunkInterface": 4, "CreateTags": 2, "CreateSecurityGroup": 2, "AuthorizeSecurityGroupIngress": 2,
-    "StartInstances": 3, "DeleteVpc": 2, "DeleteSecurityGroup": 2, "CreateSubnet": 2, "CreateNetworkInterfacePermission": 2,
+    "StartInstances": 3, "DeleteVpc": 2, "DeleteSecurityGroup": 2, "CreateSubnet": 2,
+    "CreateNetworkInterfacePermission": 2,
 }  # fmt: skip
 
 
-class Anybody:
-    """`changing` and `reading` make requests; `seen` are ids that have been in some answer or table."""
+class Anybody(Parts):
+    """`changing` and `reading` make requests."""
 
     def __init__(self, truth: Truth, rng: random.Random) -> None:
-        self.truth, self.rng = truth, rng
-        self.seen: dict[str, list[str]] = {}
+        super().__init__(truth, rng)
         self._actions = [name for name in CHANGING for _ in range(OFTEN.get(name, 1))]
         self._makers: dict[str, Callable[[], Request]] = {name: getattr(self, f"_{_snake(name)}") for name in CHANGING}
 
@@ -63,7 +62,7 @@ class Anybody:
         known = ACTIONS[action]
         ids = sorted(known.members - {"DryRun", "MaxResults", "NextToken", "Filters.Name", "Filters.Values"})
         way = self.rng.randrange(4)
-        if way == 0 and ids and ids[0] in _TABLES:
+        if way == 0 and ids and ids[0] in TABLES:
             request[ids[0]] = [self.known(ids[0]) for _ in range(self.rng.randrange(1, 3))]
         elif way == 1 and known.filters:
             name = self.rng.choice(known.filters)
@@ -71,101 +70,6 @@ class Anybody:
         elif way == 2:
             request["MaxResults"] = self.rng.randrange(5, 20)
         return action, request
-
-    # --- parts of requests --------------------------------------------------------------------------------------
-
-    def one(self, table: Iterable[str], kind: str) -> str:
-        """An id from a table, or now and then one that is not there."""
-        some = list(table)
-        if not some or self.rng.random() < 0.02:
-            return f"{kind}-{NOWHERE}"
-        return self.rng.choice(some)
-
-    def some(self, table: Iterable[str], most: int) -> list[str]:
-        every = list(table)
-        return self.rng.sample(every, min(len(every), self.rng.randrange(most + 1)))
-
-    def known(self, member: str) -> str:
-        """An id that is or was there."""
-        table: Any = getattr(self.truth, _TABLES[member])
-        seen = self.seen.setdefault(member, [])
-        if table and self.rng.random() < 0.5:
-            seen.append(self.rng.choice(list(table)))
-        return self.rng.choice(seen) if seen else f"eni-{NOWHERE}"
-
-    def vpc(self) -> str:
-        """Mostly the first, so that others can be deleted again."""
-        first = next(iter(self.truth.vpcs), f"vpc-{NOWHERE}")
-        return first if self.rng.random() < 0.8 else self.one(self.truth.vpcs, "vpc")
-
-    def eni(self) -> str:
-        return self.one(self.truth.enis, "eni")
-
-    def eni_with(self, wanted: Callable[[Any], Any]) -> Any:
-        """The record of an ENI of some sort, or of any, if there is one."""
-        every = list(self.truth.enis.values())
-        fit = [eni for eni in every if wanted(eni)]
-        return self.rng.choice(fit or every) if every else None
-
-    def network(self, version: int) -> Any:
-        """The block of some subnet."""
-        blocks = [subnet.cidr if version == 4 else subnet.ipv6_cidr for subnet in self.truth.subnets.values()]
-        return self.rng.choice([block for block in blocks if block] or [ipaddress.ip_network("10.0.0.0/24")])
-
-    def address(self, version: int = 4) -> str:
-        block = self.network(version)
-        return str(block[self.rng.randrange(min(block.num_addresses, 256))])
-
-    def prefix(self, version: int = 4) -> str:
-        block = self.network(version)
-        if version == 4 or block.version == 4:
-            return f"{block[self.rng.randrange(block.num_addresses // 16) * 16]}/28"
-        return f"{block[self.rng.randrange(40) << 48]}/80"
-
-    def place(self) -> Request:
-        """A subnet, and groups, mostly of its VPC."""
-        subnet_id = self.one(self.truth.subnets, "subnet")
-        subnet = self.truth.subnets.get(subnet_id)
-        strange = self.rng.random() < 0.05
-        groups = [
-            one.group_id for one in self.truth.groups.values() if strange or (subnet and one.vpc_id == subnet.vpc_id)
-        ]
-        return {"SubnetId": subnet_id, "Groups": self.some(groups, 3)}
-
-    def tags(self, kind: str) -> Request:
-        if self.rng.random() < 0.7:
-            return {}
-        pairs = [{"Key": f"k{self.rng.randrange(4)}", "Value": "v"}]
-        return {"TagSpecifications": [{"ResourceType": kind, "Tags": pairs}]}
-
-    def token(self) -> Request:
-        return {"ClientToken": f"t{self.rng.randrange(30)}"} if self.rng.random() < 0.1 else {}
-
-    def wanted(self) -> Request:
-        """How members of an ENI say what it is to hold in IPv4."""
-        dice = self.rng
-        ways: tuple[Callable[[], Request], ...] = (
-            lambda: {"SecondaryPrivateIpAddressCount": dice.choice((1, 1, 2, 3, 5, 100_000))},
-            lambda: {"Ipv4PrefixCount": dice.randrange(1, 3)},
-            lambda: {"PrivateIpAddresses": [{"PrivateIpAddress": self.address()} for _ in range(dice.randrange(1, 3))]},
-            lambda: {"Ipv4Prefixes": [{"Ipv4Prefix": self.prefix()}]},
-            dict,
-            dict,
-        )
-        return dice.choice(ways)()
-
-    def wanted6(self) -> Request:
-        dice = self.rng
-        ways: tuple[Callable[[], Request], ...] = (
-            lambda: {"Ipv6AddressCount": dice.choice((1, 1, 2, 3, 100_000))},
-            lambda: {"Ipv6PrefixCount": dice.randrange(1, 3)},
-            lambda: {"Ipv6Addresses": [{"Ipv6Address": self.address(6)}]},
-            lambda: {"Ipv6Prefixes": [{"Ipv6Prefix": self.prefix(6)}]},
-            dict,
-            dict,
-            dict,
-        )
-        return dice.choice(ways)()
 
     # --- VPCs, subnets, tags ------------------------------------------------------------------------------------
 
@@ -428,17 +332,6 @@ class Anybody:
 
     def _revoke_security_group_egress(self) -> Request:
         return self._revoke("egress")
-
-
-_TABLES: Final = {
-    "NetworkInterfaceIds": "enis",
-    "InstanceIds": "instances",
-    "SubnetIds": "subnets",
-    "VpcIds": "vpcs",
-    "GroupIds": "groups",
-    "AssociationIds": "associations",
-    "NetworkInterfacePermissionIds": "permissions",
-}
 
 
 def _snake(name: str) -> str:

@@ -280,6 +280,23 @@ def test_events_come_after_the_change_and_outside_the_lock() -> None:
     assert seen == [(3, True)]
 
 
+def test_views_hear_of_no_end_of_what_they_heard_no_beginning() -> None:
+    """A device that left before it had come, and one that is no network device."""
+    a = make_account()
+    a.truth.types.register("sandbox.efa", enis=4, ipv4=4, efa=True)
+    node = a.truth.run_instance("sandbox.efa", a.subnet.subnet_id)
+    early = a.truth.create_eni(a.subnet.subnet_id).eni_id
+    rdma = a.truth.create_eni(a.subnet.subnet_id, interface_type="efa-only").eni_id
+    a.told.events.clear()
+    a.truth.delays.attach, a.truth.delays.detach = 10, 20
+    a.truth.detach_eni(a.truth.attach_eni(early, node.instance_id, 1).attachment_id)
+    a.truth.delays.attach = a.truth.delays.detach = 0
+    a.truth.detach_eni(a.truth.attach_eni(rdma, node.instance_id, 2).attachment_id)
+    a.truth.terminate_instance(node.instance_id)
+    assert a.told.events == [("eni_detached", node.primary_eni_id)]
+    assert a.truth.eni(early).attachment is None
+
+
 def test_a_view_may_change_the_truth() -> None:
     a = make_account()
 
