@@ -38,7 +38,7 @@ CLOCK = """## The clock
 
 | follows the world's clock | keeps the machine's time |
 | --- | --- |
-| lags of all views, delays and stuck states of attachments | packets, ARP, connection tracking |
+| lags of all views, delays of launches and attachments, stuck attachments | packets, ARP, connection tracking |
 | rules with `begin` and `last`, steps of scripts | processes and their timers |
 | lifetimes of metadata tokens, spot notices | watches and leases of the Kubernetes stand-in |
 | request buckets, times in answers, delays of rules | time-outs of clients |

@@ -264,7 +264,9 @@ class Trial:
         truth.imds.set_lags(dice.choice(LAGS))
         truth.imds.stick(dice.choice((0, 0, 3, 1e9)))
         self.account.api.buckets.on, self.account.api.latency.on = dice.random() < 0.3, dice.random() < 0.3
-        delays = {name: dice.choice((0.0, 2.0)) for name in ("attach", "detach", "terminate", "stop", "start")}
+        delays = {
+            name: dice.choice((0.0, 2.0)) for name in ("attach", "detach", "launch", "terminate", "stop", "start")
+        }
         stuck = {name: dice.choice((0, 0, 0, 2)) for name in ("attach", "detach")}
         change = dice.choice((Change("assign", count=2), Change("detach"), Change("delete"), Change("tag", key="k")))
         number = dice.getrandbits(32)

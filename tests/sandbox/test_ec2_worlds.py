@@ -194,15 +194,6 @@ def test_the_first_ipv6_address_is_shown_by_itself_too(a: Account) -> None:
     assert reservation["Instances"][0]["Ipv6Address"] == a.truth.eni(a.eni).ipv6_addresses[0]
 
 
-def test_a_launch_shows_its_interface_whatever_the_lag_of_describe(a: Account) -> None:
-    a.truth.api.lag = 10
-    run = {"InstanceType": "m5.large", "MinCount": 1, "MaxCount": 1, "SubnetId": a.subnet.subnet_id}
-    [made] = a.ec2.run_instances(**run)["Instances"]
-    [interface] = made["NetworkInterfaces"]
-    assert interface["PrivateIpAddress"] == made["PrivateIpAddress"]
-    assert made["SecurityGroups"] == interface["Groups"] != []
-
-
 def shown_state(a: Account, instance_id: str) -> dict[str, Any]:
     [reservation] = a.ec2.describe_instances(InstanceIds=[instance_id])["Reservations"]
     state: dict[str, Any] = reservation["Instances"][0]["State"]
@@ -289,3 +280,42 @@ def test_a_standing_clock_is_enough() -> None:
     vpc = truth.create_vpc(["10.0.0.0/16"])
     assert truth.create_subnet(vpc.vpc_id, "10.0.0.0/24", "us-east-1c").zone_id == "use1-az3"
     assert truth.tick() is None
+
+
+def test_an_instance_shows_its_interfaces_as_they_show_themselves(a: Account) -> None:
+    a.truth.types.register("sandbox.efa", enis=4, ipv4=15, efa=True)
+    node = a.truth.run_instance("sandbox.efa", a.subnet.subnet_id).instance_id
+    for device, kw in enumerate(
+        (
+            {"Ipv4PrefixCount": 1, "Ipv6AddressCount": 2, "Groups": a.groups[:2], "Description": "d"},
+            {"Ipv6PrefixCount": 1, "ConnectionTrackingSpecification": {"UdpTimeout": 45}},
+            {"InterfaceType": "efa-only"},
+        ),
+        1,
+    ):
+        a.attach(a.new(**kw), device, InstanceId=node)
+    [reservation] = a.ec2.describe_instances(InstanceIds=[node])["Reservations"]
+    shown = reservation["Instances"][0]["NetworkInterfaces"]
+    assert [one["Attachment"]["DeviceIndex"] for one in shown] == [0, 1, 2, 3]
+    for one in shown:
+        itself = a.describe(one["NetworkInterfaceId"])
+        assert one.pop("Attachment").items() <= itself.pop("Attachment").items()
+        assert one.items() <= itself.items()
+        assert itself.keys() - one.keys() <= {
+            "AvailabilityZone", "Ipv6Address", "RequesterId", "RequesterManaged", "TagSet",
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["private-dns-name", "private-ip-address", "subnet-id", "vpc-id"])
+def test_filters_find_no_terminated_instance_by_the_network_that_it_lost(a: Account, name: str) -> None:
+    values = {
+        "private-dns-name": f"ip-{a.node.private_ip.replace('.', '-')}.us-west-2.compute.internal",
+        "private-ip-address": a.node.private_ip,
+        "subnet-id": a.node.subnet_id,
+        "vpc-id": a.node.vpc_id,
+    }
+    wanted = [{"Name": name, "Values": [values[name]]}]
+    assert len(a.ec2.describe_instances(Filters=wanted)["Reservations"]) == 1
+    a.ec2.terminate_instances(InstanceIds=[a.node.instance_id])
+    assert a.ec2.describe_instances(Filters=wanted)["Reservations"] == []
+    assert len(a.ec2.describe_instances()["Reservations"]) == 1

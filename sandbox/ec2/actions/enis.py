@@ -39,50 +39,36 @@ def dns_name(call: Call, address: str) -> str:
     return f"ip-{address.replace('.', '-')}.{domain}"
 
 
-def group_list(call: Call, groups: Iterable[str]) -> list[dict[str, str]]:
+def group_list(groups: Iterable[Group]) -> list[dict[str, str]]:
     """Groups as ENIs and instances show them."""
-    return _group_list(_groups(call, groups))
-
-
-def _group_list(groups: Iterable[Group]) -> list[dict[str, str]]:
     return [{"GroupId": group.group_id, "GroupName": group.name} for group in groups]
 
 
-def _groups(call: Call, groups: Iterable[str]) -> list[Group]:
-    return [call.reader.named(call.truth.groups, group_id) for group_id in groups]
+def groups_of(call: Call, eni: Eni) -> list[Group]:
+    """The groups that an ENI is in, also those that only the view still shows."""
+    return [call.reader.named(call.truth.groups, group_id) for group_id in eni.groups]
 
 
-def address_list(call: Call, eni: Eni) -> list[Result]:
-    """All IPv4 addresses, the primary first."""
-    return [
-        {"Primary": not index, "PrivateDnsName": dns_name(call, address), "PrivateIpAddress": address}
-        for index, address in enumerate(eni.addresses)
-    ]
-
-
-def _attachment(call: Call, attachment: Attachment) -> Result:
+def attachment_result(attachment: Attachment) -> Result:
+    """What both an ENI and its instance show of the attachment."""
     return {
         "AttachTime": attachment.attached_at,
         "AttachmentId": attachment.attachment_id,
         "DeleteOnTermination": attachment.delete_on_termination,
         "DeviceIndex": attachment.device,
         "NetworkCardIndex": attachment.card,
-        "InstanceId": attachment.instance_id,
-        "InstanceOwnerId": call.truth.account,
         "Status": attachment.status,
     }
 
 
-def eni_result(call: Call, eni: Eni, groups: Iterable[Group], status: str = "") -> Result:
-    """An ENI as NetworkInterface of the API; `groups` are its own."""
+def interface_result(call: Call, eni: Eni, groups: Iterable[Group]) -> Result:
+    """What both an ENI by itself and its instance show of it; `groups` are its own."""
     return {
-        "Attachment": _attachment(call, eni.attachment) if eni.attachment else None,
-        "AvailabilityZone": eni.zone,
         "ConnectionTrackingConfiguration": conntrack_result(eni),
         "Description": eni.description,
-        "Groups": _group_list(groups),
+        "Groups": group_list(groups),
         "InterfaceType": eni.interface_type,
-        "Ipv6Address": next(iter(eni.ipv6_addresses), None),
+        "Ipv4Prefixes": [{"Ipv4Prefix": prefix} for prefix in eni.prefixes] or None,
         "Ipv6Addresses": [{"Ipv6Address": address} for address in eni.ipv6_addresses],
         "Ipv6Prefixes": [{"Ipv6Prefix": prefix} for prefix in eni.ipv6_prefixes] or None,
         "MacAddress": eni.mac,
@@ -91,15 +77,34 @@ def eni_result(call: Call, eni: Eni, groups: Iterable[Group], status: str = "") 
         "OwnerId": call.truth.account,
         "PrivateDnsName": dns_name(call, eni.primary_ip) if eni.addresses else None,
         "PrivateIpAddress": eni.primary_ip or None,
-        "PrivateIpAddresses": address_list(call, eni),
-        "Ipv4Prefixes": [{"Ipv4Prefix": prefix} for prefix in eni.prefixes] or None,
+        "PrivateIpAddresses": [
+            {"Primary": not index, "PrivateDnsName": dns_name(call, address), "PrivateIpAddress": address}
+            for index, address in enumerate(eni.addresses)
+        ],
+        "SourceDestCheck": eni.source_dest_check,
+        "Status": eni.status,
+        "SubnetId": eni.subnet_id,
+        "VpcId": eni.vpc_id,
+    }
+
+
+def eni_result(call: Call, eni: Eni, groups: Iterable[Group]) -> Result:
+    """An ENI as NetworkInterface of the API; `groups` are its own."""
+    attachment = eni.attachment
+    return {
+        **interface_result(call, eni, groups),
+        "Attachment": {
+            **attachment_result(attachment),
+            "InstanceId": attachment.instance_id,
+            "InstanceOwnerId": call.truth.account,
+        }
+        if attachment
+        else None,
+        "AvailabilityZone": eni.zone,
+        "Ipv6Address": next(iter(eni.ipv6_addresses), None),
         "RequesterId": eni.requester_id or None,
         "RequesterManaged": False,
-        "SourceDestCheck": eni.source_dest_check,
-        "Status": status or eni.status,
-        "SubnetId": eni.subnet_id,
         "TagSet": tag_set(eni.tags),
-        "VpcId": eni.vpc_id,
     }
 
 
@@ -108,7 +113,7 @@ def kept_eni(call: Call, eni: Eni) -> Kept:
 
     It is made when the truth may have changed already, so everything that it says is taken here.
     """
-    groups = _groups(call, eni.groups)
+    groups = groups_of(call, eni)
     return Kept(eni.eni_id, (eni, *groups), lambda: eni_result(call, eni, groups))
 
 
@@ -145,7 +150,7 @@ ENI_FILTERS: Final[dict[str, Getter[Eni]]] = {
     "availability-zone": lambda _c, e: (e.zone,),
     "description": lambda _c, e: (e.description,),
     "group-id": lambda _c, e: e.groups,
-    "group-name": lambda c, e: [group.name for group in _groups(c, e.groups)],
+    "group-name": lambda c, e: [group.name for group in groups_of(c, e)],
     "interface-type": lambda _c, e: (e.interface_type,),
     "ipv6-addresses.ipv6-address": lambda _c, e: e.ipv6_addresses,
     "mac-address": lambda _c, e: (e.mac,),
@@ -225,11 +230,11 @@ def create_network_interface(call: Call) -> Result:
 
     eni = call.once(make, call.truth.eni)
     with call.truth.lock:
-        status = "" if eni.attachment else "pending"
-        return {
-            "NetworkInterface": eni_result(call, eni, _groups(call, eni.groups), status),
-            "ClientToken": members.get("ClientToken"),
-        }
+        shown = eni_result(call, eni, groups_of(call, eni))
+    return {
+        "NetworkInterface": shown if eni.attachment else {**shown, "Status": "pending"},
+        "ClientToken": members.get("ClientToken"),
+    }
 
 
 def named_addresses(members: dict[str, Any]) -> tuple[str | None, list[str]]:

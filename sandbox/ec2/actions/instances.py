@@ -8,7 +8,14 @@ from dataclasses import replace
 from typing import Any, Final
 
 from sandbox.ec2 import errors
-from sandbox.ec2.actions.enis import address_list, dns_name, group_list, named_addresses
+from sandbox.ec2.actions.enis import (
+    attachment_result,
+    dns_name,
+    group_list,
+    groups_of,
+    interface_result,
+    named_addresses,
+)
 from sandbox.ec2.actions.registry import (
     FILTERS,
     PAGING,
@@ -60,30 +67,8 @@ def _interface(call: Call, eni: Eni) -> Result:
     if attachment is None:
         raise AssertionError(f"{eni.eni_id} is not attached")
     return {
-        "Attachment": {
-            "AttachTime": attachment.attached_at,
-            "AttachmentId": attachment.attachment_id,
-            "DeleteOnTermination": attachment.delete_on_termination,
-            "DeviceIndex": attachment.device,
-            "NetworkCardIndex": attachment.card,
-            "Status": attachment.status,
-        },
-        "Description": eni.description,
-        "Groups": group_list(call, eni.groups),
-        "InterfaceType": eni.interface_type,
-        "Ipv6Addresses": [{"Ipv6Address": address} for address in eni.ipv6_addresses],
-        "Ipv6Prefixes": [{"Ipv6Prefix": prefix} for prefix in eni.ipv6_prefixes] or None,
-        "Ipv4Prefixes": [{"Ipv4Prefix": prefix} for prefix in eni.prefixes] or None,
-        "MacAddress": eni.mac,
-        "NetworkInterfaceId": eni.eni_id,
-        "OwnerId": call.truth.account,
-        "PrivateDnsName": dns_name(call, eni.primary_ip) if eni.addresses else None,
-        "PrivateIpAddress": eni.primary_ip or None,
-        "PrivateIpAddresses": address_list(call, eni),
-        "SourceDestCheck": eni.source_dest_check,
-        "Status": eni.status,
-        "SubnetId": eni.subnet_id,
-        "VpcId": eni.vpc_id,
+        **interface_result(call, eni, groups_of(call, eni)),
+        "Attachment": attachment_result(attachment),
     }
 
 
@@ -111,7 +96,7 @@ def _instance(call: Call, instance: Instance, reader: Reader | None) -> Result:
         "PrivateDnsName": "" if gone else dns_name(call, instance.private_ip),
         "PrivateIpAddress": None if gone else instance.private_ip,
         "PublicDnsName": "",
-        "SecurityGroups": group_list(call, primary.groups) if primary else [],
+        "SecurityGroups": group_list(groups_of(call, primary)) if primary else [],
         "SourceDestCheck": primary.source_dest_check if primary else None,
         "State": state_result(instance.state),
         "SubnetId": None if gone else instance.subnet_id,
@@ -143,6 +128,11 @@ def _reservation(call: Call, instance: Instance, reader: Reader | None = None) -
     }
 
 
+def _while_wired(get: Getter[Instance]) -> Getter[Instance]:
+    """Filters see what answers show: of a terminated instance nothing of its network."""
+    return lambda call, instance: () if instance.state == "terminated" else get(call, instance)
+
+
 INSTANCE_FILTERS: Final[dict[str, Getter[Instance]]] = {
     "availability-zone": lambda _c, i: (i.zone,),
     "image-id": lambda _c, i: (i.image_id,),
@@ -153,11 +143,11 @@ INSTANCE_FILTERS: Final[dict[str, Getter[Instance]]] = {
     "network-interface.network-interface-id": lambda c, i: [
         eni.eni_id for eni in c.truth.enis_of(i.instance_id, c.reader)
     ],
-    "private-dns-name": lambda c, i: (dns_name(c, i.private_ip),),
-    "private-ip-address": lambda _c, i: (i.private_ip,),
+    "private-dns-name": _while_wired(lambda c, i: (dns_name(c, i.private_ip),)),
+    "private-ip-address": _while_wired(lambda _c, i: (i.private_ip,)),
     "reservation-id": lambda _c, i: (i.reservation_id,),
-    "subnet-id": lambda _c, i: (i.subnet_id,),
-    "vpc-id": lambda _c, i: (i.vpc_id,),
+    "subnet-id": _while_wired(lambda _c, i: (i.subnet_id,)),
+    "vpc-id": _while_wired(lambda _c, i: (i.vpc_id,)),
 }
 
 
