@@ -113,10 +113,10 @@ class Api:
             if response is not None:
                 self._counted(action, "fault")
                 return action, response
-            self.truth.tick()
             role = self.iam.authenticate(request) if request is not None else None
             if (seconds := self.latency.of(action)) > 0:
                 self._pause(seconds)
+            self.truth.tick()
             answer = self.run(action, form, peer, request_id, role)
             response = self._faulty(action, form, peer, "after", request_id)
             if response is not None:

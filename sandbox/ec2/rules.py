@@ -69,7 +69,7 @@ def check_action(pattern: str) -> None:
 
 def check_change(truth: Truth, change: Change) -> None:
     """Raises ValueError if it falls on the ENIs of an instance that there is not, or on no ENI ever."""
-    if change.eni and not _wild(change.eni) and not ENI_ID.fullmatch(change.eni):
+    if change.eni and not wild(change.eni) and not ENI_ID.fullmatch(change.eni):
         raise ValueError(f"change: eni={change.eni!r} is no ENI's id and no pattern of one; `instance` takes nodes")
     if change.instance:
         check_instance(truth, change.instance)
@@ -95,7 +95,7 @@ def check_caller(truth: Truth, pattern: str) -> None:
 
 def check_instance(truth: Truth, pattern: str) -> None:
     """An instance's id or Name tag, or a pattern, which may be of those to come. Raises ValueError for a wrong name."""
-    if _wild(pattern):
+    if wild(pattern):
         return
     with truth.lock:
         alive = [one for one in truth.instances.values() if one.state != "terminated"]
@@ -113,7 +113,8 @@ def check_notice(truth: Truth, notice: Notice) -> None:
         raise ValueError(f"notice: spot_seconds={notice.spot_seconds} goes with spot_action only")
 
 
-def _wild(pattern: str) -> bool:
+def wild(pattern: str) -> bool:
+    """Whether it is a pattern, which may be of names to come."""
     return any(sign in pattern for sign in "*?[")
 
 

@@ -62,7 +62,7 @@ def execute(world: World, ask: Exec, lines: Lines) -> int:
     finally:
         for descriptor in files:
             os.close(descriptor)
-    with child:
+    with child, world.processes.attended(ask.where.partition("/")[0], child):
         try:
             in_time = _attend(child, lines, ask.timeout)
         except BaseException:

@@ -53,7 +53,7 @@ def reboot(world: Nodes, instance_id: str) -> None:
 
 
 def end_all(world: Nodes, node: str) -> None:
-    """Kill every process of a node and of its pods, whoever started it, and forget the pods.
+    """Kill all that was started in a node, and whatever is in its namespace or those of its pods; forget the pods.
 
     To be called while the namespaces are there: later nobody knows whose a process was. Raises SandboxFailure unknown.
     """

@@ -14,8 +14,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -96,6 +96,7 @@ class Processes:
         self._lock = threading.Lock()
         self._spawned: dict[tuple[str, str], subprocess.Popen[bytes]] = {}
         self._argv: dict[tuple[str, str], list[str]] = {}
+        self._attended: dict[subprocess.Popen[bytes], str] = {}
 
     def spawn(
         self, node: str, where: str, name: str, argv: Sequence[str], env: Mapping[str, str], log: Path
@@ -166,11 +167,25 @@ class Processes:
                 found.append(Process(node, name, child.pid, 0, "", self._argv[(node, name)], child.returncode))
         return sorted(found, key=lambda process: (process.node, process.pid))
 
+    @contextmanager
+    def attended(self, node: str, child: subprocess.Popen[bytes]) -> Iterator[None]:
+        """Around a command whose caller waits for it: it ends with its node, whatever namespaces it has gone into."""
+        with self._lock:
+            self._attended[child] = node
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._attended[child]
+
     def forget_node(self, node: str) -> None:
-        """Kill and forget all that was spawned in a node."""
+        """Kill all that was started in a node, and forget what was spawned."""
         with self._lock:
             gone = [key for key in self._spawned if key[0] == node]
             children = [self._spawned.pop(key) for key in gone]
+            for child, place in self._attended.items():
+                if place == node and child.poll() is None:
+                    signal_group(child.pid, signal.SIGKILL)
         for child in children:
             if child.poll() is None:
                 signal_group(child.pid, signal.SIGKILL)

@@ -242,6 +242,8 @@ class Script:
             if step.clear != "*" and not ID.fullmatch(step.clear):
                 self._switches.check_name(step.clear)
         else:
+            if rules.wild(step.power):
+                raise ValueError(f"{step.does[0]}: {step.power!r}: the id or Name tag of one instance, no pattern")
             rules.check_instance(self._truth, step.power)
 
     def _run(self, step: Step, step_id: str = "") -> None:
@@ -250,10 +252,13 @@ class Script:
             self._truth.trace.note("script", id=step_id, does=step.does[0])
         try:
             self._do(step)
-        except SandboxFailure as failure:
+        except Exception as failure:
+            # Also a view that failed: the call or step that brought this one about has nothing to do with it.
+            parts = failure.exceptions if isinstance(failure, ExceptionGroup) else (failure,)
+            why = "; ".join(str(part) or type(part).__name__ for part in parts)
             with self._lock:
                 self._count += not step_id
-                self._failures.append(Failed(step_id or f"s{self._count}", step, failure.text))
+                self._failures.append(Failed(step_id or f"s{self._count}", step, why))
 
     def _do(self, step: Step) -> None:
         if step.rule is not None:

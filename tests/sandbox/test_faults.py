@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError, ConnectionClosedError, ReadTimeoutE
 from sandbox.base.failures import SandboxFailure
 from sandbox.ec2.records import Instance, Subnet
 from sandbox.face.inprocess import Account
-from tests.sandbox.ec2_kit import model
+from tests.sandbox.ec2_kit import Told, model
 
 
 class Kit(Account):
@@ -340,6 +340,20 @@ def test_steps_that_failed_are_told_with_the_reason(a: Kit) -> None:
     assert a.script.summary() == {"failed": "4"}
     a.clear()
     assert a.script.summary() == {}
+
+
+def test_a_step_during_which_a_view_fails_is_told_and_stops_no_other(a: Kit) -> None:
+    class Broken(Told):
+        def source_check_changed(self, eni_id: str) -> None:
+            raise OSError("the network is gone")
+
+    a.truth.subscribe(Broken())
+    broken = {"change": {"do": "source-check-off", "eni": a.eni}}
+    a.load([broken, {"set": "api-lag", "to": "3"}, {"after": "DescribeVpcs", **broken}, {"at": 5, **broken}])
+    assert a.truth.api.lag == 3
+    assert a.client().describe_vpcs()["Vpcs"]
+    a.advance(5)
+    assert ["the network is gone" in one.why for one in a.faults().failures] == [True] * 3
 
 
 # --- scripts ------------------------------------------------------------------------------------------------------

@@ -61,6 +61,7 @@ GOOD: dict[str, Any] = {"rule": {"action": "DescribeVpcs", "delay": 1}}
         ({"at": 5, "change": {"do": "detach", "instance": "node-9"}}, "there is no instance 'node-9'"),
         ({"reboot": "node-9"}, "there is no instance 'node-9'; there are: node-1, node-2"),
         ({"at": 5, "stop": "node-9"}, "there is no instance 'node-9'"),
+        ({"at": 5, "reboot": "node-*"}, "reboot: 'node-*': the id or Name tag of one instance, no pattern"),
         ({"change": {"do": "detach", "device": "primary"}}, "which EC2 refuses"),
         (
             {"set": "imds-lagg", "to": "1"},

@@ -37,12 +37,12 @@ def test_an_instance_outside_the_scenarios_vpc_is_refused_by_name(world: Sandbox
 
 @pytest.mark.parametrize("action", ["StopInstances", "TerminateInstances"])
 def test_what_runs_in_a_node_ends_with_it(world: Sandbox, fresh: Node, action: str) -> None:
-    """Whoever started it: `exec`, a daemon that has left its parent, a command in a pod."""
+    """Whoever started it: `exec`, also of what leaves its namespace; a daemon that left its parent; in a pod too."""
     instance = world.node(fresh.name).instance_id
     assert world.pod_create(fresh.name, "end", "pod").ok
     null = os.open(os.devnull, os.O_RDWR)
     reader, writer = os.pipe()
-    script = "setsid sleep 1000 & echo $! $$; exec sleep 1000"
+    script = "setsid sleep 1000 & echo $! $$; exec unshare -n sleep 1000"
     where = (fresh.name, f"{fresh.name}/end/pod")
     with (
         world.exec(where[0], ["sh", "-c", script], files=(null, writer, null), timeout=60) as attended,
