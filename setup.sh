@@ -63,11 +63,11 @@ need musl-gcc musl-tools
 need ip iproute2
 need nft nftables
 need unshare util-linux
+need ping iputils-ping
 if wanted_for test; then
     need containerd containerd
     need runc runc
     need strace strace
-    need ping iputils-ping
     need clang clang
     # Of amd64 only; without them the tests in a guest are skipped, by these names.
     want linux.uml user-mode-linux

@@ -11,6 +11,7 @@ import threading
 import time
 
 START = 1_750_000_000.0  # of virtual time: a Sunday in June 2025
+LONGEST_SECONDS = 3600  # of a lag or delay: what waits holds a thread, a connection or a copy of the past
 
 
 class VirtualClock:

@@ -126,7 +126,7 @@ def time(folder: Path, rate: float | None, advance: float, output: str) -> None:
         return
     ahead = now.now - clocks.time()
     when = datetime.fromtimestamp(now.now, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    click.echo(f"{when}, {now.rate:g} s per second, {ahead:+.1f} s against this machine")
+    click.echo(f"{when}, {now.rate:g} s per second, {round(ahead, 1) + 0.0:+.1f} s against this machine")
 
 
 @click.command(cls=out.Command)

@@ -18,6 +18,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from sandbox.base.clocks import LONGEST_SECONDS
 from sandbox.base.trace import Trace
 from sandbox.ec2 import errors
 from sandbox.ec2.changes import Change
@@ -85,7 +86,7 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         seconds = "seconds, from 0"
         return {
             "chance": (0 < self.chance <= 1, "above 0, up to 1 (always)"),
-            "delay": (0 <= self.delay < math.inf, seconds),
+            "delay": (0 <= self.delay <= LONGEST_SECONDS, f"{seconds} to {LONGEST_SECONDS}"),
             "times": (self.times is None or self.times >= 1, "from 1, or null for no end"),
             "skip": (self.skip >= 0, "from 0"),
             "begin": (0 <= self.begin < math.inf, seconds),

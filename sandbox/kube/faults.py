@@ -7,7 +7,6 @@ the injected generator, so a run repeats.
 from __future__ import annotations
 
 import fnmatch
-import math
 import random
 import threading
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from sandbox.base.clocks import LONGEST_SECONDS
 from sandbox.kube.errors import KubeError
 from sandbox.kube.store import Clock
 
@@ -60,8 +60,8 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     def __post_init__(self) -> None:
         if not 0 < self.chance <= 1:
             raise ValueError(f"rule: chance={self.chance}: above 0, up to 1 (always)")
-        if not 0 <= self.delay < math.inf:
-            raise ValueError(f"rule: delay={self.delay}: seconds, from 0")
+        if not 0 <= self.delay <= LONGEST_SECONDS:
+            raise ValueError(f"rule: delay={self.delay}: seconds, from 0 to {LONGEST_SECONDS}")
         if self.times is not None and self.times < 1:
             raise ValueError(f"rule: times={self.times}: from 1, or null for no end")
         if self.status and self.status not in REASONS:

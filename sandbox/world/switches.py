@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from sandbox.base.clocks import LONGEST_SECONDS
 from sandbox.base.failures import SandboxFailure
 from sandbox.ec2 import rules
 from sandbox.ec2.api import Api
@@ -48,7 +49,6 @@ HELP: Final = {
 }
 ONCE: Final = ("cut", "expire")  # values of kube that are over when they are done
 MANY: Final = 1e9
-LONGEST_SECONDS: Final = 3600
 T = TypeVar("T")
 Deed = Callable[[], object]
 
