@@ -174,7 +174,10 @@ class Account:
 
     def client(self, service: str = "ec2", *, peer: str = "-", **options: Any) -> Any:
         """A boto3 client that calls this account. `options` are boto3's; without a `config` it does not retry, as
-        botocore's pauses between attempts are in real time. The AWS_ variables and files of the caller are not read."""
+        botocore's pauses between attempts are in real time. The AWS_ variables and files of the caller are not read.
+
+        Raises SandboxFailure bad-request for another service than EC2.
+        """
         from botocore.config import Config  # type: ignore[import-untyped]  # has none
 
         options.setdefault("config", Config(retries={"total_max_attempts": 1}, read_timeout=READ_TIMEOUT))
@@ -192,8 +195,12 @@ class Account:
 
         Calls are made in the name of the account's root user, whatever the client's keys are.
         A call that gets no answer raises what botocore raises on a cut or silent connection; one that hangs takes
-        the client's read timeout, in virtual time.
+        the client's read timeout, in virtual time. Raises SandboxFailure bad-request for another service's client,
+        whose calls would go out to AWS.
         """
+        service = client.meta.service_model.service_name
+        if service != "ec2":
+            raise SandboxFailure("bad-request", f"client: service {service!r} is not simulated; there is: ec2")
         client.meta.events.register("before-send.ec2", lambda request, **_: self._send(client, request, peer))
         return client
 

@@ -103,6 +103,11 @@ def test_metadata_of_overlapping_vpcs_is_each_instances_own(a: Account) -> None:
         assert a.metadata(instance.instance_id).get("instance-id") == instance.instance_id
 
 
+def test_another_service_is_refused_and_never_called(a: Account) -> None:
+    with pytest.raises(SandboxFailure, match="service 'sts' is not simulated; there is: ec2"):
+        a.client("sts")
+
+
 def test_retries_of_the_client_are_its_own(a: Account) -> None:
     """With botocore's standard retries a storm of two is not seen by the caller."""
     a.load([{"rule": {"action": "DescribeVpcs", "error": "RequestLimitExceeded", "times": 2}}])
