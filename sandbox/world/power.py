@@ -68,6 +68,7 @@ def end_all(world: Nodes, node: str) -> None:
                 os.kill(pid, signal.SIGKILL)
         if time.monotonic() > deadline:
             break
+        time.sleep(0.005)
     for pod in runtime.abandon():
         world.cluster.pod_gone(pod.namespace, pod.name)
 

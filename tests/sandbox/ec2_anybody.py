@@ -271,8 +271,9 @@ class Anybody(Parts):
         }
 
     def instances(self) -> Request:
-        few = self.some(self.truth.instances, 3) or [f"i-{NOWHERE}"]
-        return {"InstanceIds": [*few, self.one(self.truth.instances, "i")] if self.rng.random() < 0.1 else few}
+        """Some that there are, and now and then one behind them that there is not."""
+        few = self.some(self.truth.instances, 3)
+        return {"InstanceIds": few if few and self.rng.random() < 0.9 else [*few, f"i-{NOWHERE}"]}
 
     def _terminate_instances(self) -> Request:
         """Not too many, or there would never be a full one."""

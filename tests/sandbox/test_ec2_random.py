@@ -188,9 +188,23 @@ class Life:
         self.truth.tick()
 
 
+def indexes(truth: Truth) -> None:
+    """What is looked up is what the records say."""
+    enis = truth.enis.values()
+    places = [(eni.attachment, eni.eni_id) for eni in enis if eni.attachment is not None]
+    assert truth._by_attachment == {place.attachment_id: eni_id for place, eni_id in places}
+    held = ((instance_id, eni_id) for instance_id, ids in truth._enis_of.items() for eni_id in ids)
+    assert sorted(held) == sorted((place.instance_id, eni_id) for place, eni_id in places)
+    found = {(vpc_id, key): eni_id for vpc_id, keys in truth._by_address.items() for key, eni_id in keys.items()}
+    kinds = ("addresses", "prefixes", "ipv6_addresses", "ipv6_prefixes")
+    assert found == {(eni.vpc_id, key): eni.eni_id for eni in enis for kind in kinds for key in getattr(eni, kind)}
+    assert truth._macs == {eni.mac for eni in enis}
+
+
 def promises(truth: Truth) -> None:
-    """Those of `check`, and those on trunks, EFA and quotas."""
+    """Those of `check`, and those on indexes, trunks, EFA and quotas."""
     check(truth)
+    indexes(truth)
     assert len(truth.enis) <= truth.quotas["enis-per-region"]
     assert len(truth.vpcs) <= truth.quotas["vpcs-per-region"]
     for vpc in truth.vpcs.values():
