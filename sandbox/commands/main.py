@@ -103,7 +103,9 @@ def up(
     world = Sandbox.up(
         folder, wanted, attached=foreground, timeout=timeout, progress=lambda text: click.echo(f"  {text}", err=True)
     )
-    click.echo(f"up in {time.monotonic() - begun:.1f} s: {len(wanted.nodes)} nodes, folder {folder}", err=True)
+    click.echo(
+        f"up in {time.monotonic() - begun:.1f} s: {out.count(len(wanted.nodes), 'node')}, folder {folder}", err=True
+    )
     if foreground:
         click.echo("Ctrl-C ends it", err=True)
         try:
@@ -128,7 +130,10 @@ def status(folder: Path, output: str) -> None:
         (
             ("folder", now.folder),
             ("VPC", f"{now.vpc_cidr} in {now.region}"),
-            ("holds", f"{len(now.nodes)} nodes, {now.enis} ENIs, {now.pods} pods"),
+            (
+                "holds",
+                ", ".join(out.count(*one) for one in ((len(now.nodes), "node"), (now.enis, "ENI"), (now.pods, "pod"))),
+            ),
             ("runs as", "root of a user namespace" if now.user_namespace else "root"),
             ("drops", ", ".join(f"{why} {count}" for why, count in now.drops.items()) or "none"),
             ("branches", now.branches),
@@ -137,10 +142,10 @@ def status(folder: Path, output: str) -> None:
     )
     click.echo()
     rows = [
-        (n.name, n.instance_id, n.instance_type, n.zone, n.primary_ip, " ".join(nic.ifname for nic in n.nics))
+        (n.name, n.instance_id, n.instance_type, n.state, n.zone, n.primary_ip, " ".join(nic.ifname for nic in n.nics))
         for n in now.nodes
     ]
-    out.table(["node", "instance", "type", "zone", "address", "devices"], rows, empty="no nodes")
+    out.table(["node", "instance", "type", "state", "zone", "address", "devices"], rows, empty="no nodes")
 
 
 @sandbox.command()

@@ -22,6 +22,7 @@ import msgspec
 
 from sandbox.base.failures import SandboxFailure
 from sandbox.base.wire import Lines, send
+from sandbox.ec2.errors import Ec2Error
 from sandbox.world import place
 from sandbox.world.attended import Exec, execute
 from sandbox.world.replies import ReplyError
@@ -115,7 +116,10 @@ class Served:
             fields = msgspec.structs.asdict(msgspec.convert(message, shape))
             return {"ok": method(**fields)}, "go on"
         except SandboxFailure as failure:
-            return _failed(failure.code, failure.text), "go on"
+            return {"error": ReplyError(failure.code, failure.text, failure.remedy)}, "go on"
+        except Ec2Error as refusal:
+            # The user asked for what EC2 does not do; that is no fault of the sandbox.
+            return _failed("bad-request", f"EC2 refuses it: {refusal}"), "go on"
         except msgspec.MsgspecError as failure:
             return _failed("bad-request", str(failure)), "go on"
         except Exception as failure:

@@ -146,9 +146,16 @@ class World:
         """The path of a node's namespace. Raises SandboxFailure unknown, stopped."""
         instance = self.truth.instances.get(self.state(node).instance_id)
         if not netns.exists(node):
-            is_up = instance is not None and instance.state in ("pending", "running")
-            why = "it has no device yet: is there a net-lag or nic-lag?" if is_up else "nothing runs in it"
-            raise SandboxFailure("stopped", f"node {node} is {instance.state if instance else 'gone'}; {why}")
+            state = instance.state if instance else "gone"
+            if state not in ("pending", "running"):
+                raise SandboxFailure("stopped", f"node {node} is {state}; nothing runs in it")
+            late = [
+                f"{name}={value}" for name, value in self.switches.current().items() if name in ("net-lag", "nic-lag")
+            ]
+            remedy = (
+                f"wait, or clear {' and '.join(late)} with `enid sandbox fault`" if late else "try again in a moment"
+            )
+            raise SandboxFailure("stopped", f"node {node} is {state}; it has no device yet", remedy=remedy)
         return netns.path(node)
 
     def states(self) -> list[NodeState]:

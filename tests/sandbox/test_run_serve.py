@@ -258,6 +258,19 @@ def test_what_an_instance_is_told_of_its_life(served: Served) -> None:
     assert served.metadata("green", "meta-data/instance-life-cycle") == "on-demand"
 
 
+def test_the_state_of_a_node_is_shown(served: Served) -> None:
+    blue = next(node["instance_id"] for node in served.call("status")["nodes"] if node["name"] == "blue")
+    served.ec2.stop_instances(InstanceIds=[blue])
+    states = {node["name"]: node["state"] for node in served.call("status")["nodes"]}
+    assert states == {"blue": "stopped", "green": "running"}
+    lines = CliRunner().invoke(sandbox, ["--dir", str(served.folder), "status"]).stdout.splitlines()
+    shown = {line.split()[0]: line.split()[3] for line in lines if line.startswith(("blue", "green", "node "))}
+    assert shown == {"node": "state", "blue": "stopped", "green": "running"}
+    served.ec2.terminate_instances(InstanceIds=[blue])
+    lines = CliRunner().invoke(sandbox, ["--dir", str(served.folder), "status"]).stdout.splitlines()
+    assert "holds:    1 node, 1 ENI, 0 pods" in lines
+
+
 def test_a_trace_is_written(served: Served) -> None:
     world = Sandbox.connect(served.folder)
     file = world.trace(True)
