@@ -172,6 +172,12 @@ def logs(folder: Path, node: str, name: str, follow: bool) -> None:
 
 
 def _log_files(folder: Path, node: str, name: str) -> list[Path]:
+    if place.running(folder) and not (folder / place.LOG).exists():
+        raise SandboxFailure(
+            "unknown",
+            f"the sandbox in {folder} keeps no logs: `enid sandbox serve` writes to its own standard error",
+            remedy="look where it was started; a world of `enid sandbox up` keeps logs",
+        )
     if not node:
         return [folder / place.LOG]
     logs = folder / "nodes" / node / "log"

@@ -128,8 +128,8 @@ class Served:
 
     def _unknown(self, do: str) -> SandboxFailure:
         if self._world is None and (do == "exec" or (not do.startswith("_") and hasattr(Requests, do))):
-            text = f"{do}: this world has no data plane, so no nodes to run in; `enid sandbox up` makes one that has"
-            return SandboxFailure("bad-request", text)
+            text = "this world of `enid sandbox serve` has no data plane: no packets, and no nodes to run in"
+            return SandboxFailure("bad-request", text, remedy="`enid sandbox up` makes a world that has one")
         own = ["down"] if self._world is None else ["exec", "down"]
         known = ", ".join(sorted([*self._requests, *own]))
         return SandboxFailure("bad-request", f"request {do!r} is not known; there are: {known}")

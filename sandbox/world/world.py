@@ -46,6 +46,7 @@ EC2_ADDRESS: Final = "198.18.0.2"
 KUBE_ADDRESS: Final = "198.18.0.3"
 SERVICES_ADDRESS: Final = "198.18.0.4"
 IMDS_ADDRESS: Final = "169.254.169.254"
+LEDGER: Final = "`enid sandbox ledger` lists the ENIs that there are, and where they are attached"
 STANDARD_PLUGINS: Final = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))
 PROGRAMS: Final = {"ip": "iproute2", "nft": "nftables"}
 TICK_SECONDS: Final = 0.05
@@ -248,14 +249,22 @@ class World:
     def port(self, where: str) -> str:
         """The router's interface of an ENI: its id, NODE (the primary one) or NODE/DEVICE.
 
-        Raises SandboxFailure unknown.
+        Raises SandboxFailure unknown, stopped.
         """
         if where.startswith("eni-"):
             if found := self.fabric.port_of(where):
                 return found
-            raise SandboxFailure("unknown", f"ENI {where} is not plugged in")
-        node, _, device = where.partition("/")
+            eni = self.truth.enis.get(where)
+            if eni is None:
+                raise SandboxFailure("unknown", f"there is no ENI {where}", remedy=LEDGER)
+            if not eni.instance_id:
+                raise SandboxFailure("unknown", f"ENI {where} is attached to no instance", remedy=LEDGER)
+            node, device = self.name_by_id(eni.instance_id), where
+        else:
+            node, _, device = where.partition("/")
         nics = self.fabric.nics(self.state(node).instance_id)
+        if not nics:
+            self.inside(node)
         for nic in nics:
             if device in ("", nic.ifname):
                 return nic.port

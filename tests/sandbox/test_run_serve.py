@@ -99,11 +99,14 @@ def test_what_needs_nodes_to_run_in_is_refused_with_the_reason(served: Served) -
         with world.exec("blue", ["true"]) as running:
             running.wait()
 
-    why = "this world has no data plane, so no nodes to run in"
-    for name, ask in (("exec", execute), ("reboot", lambda: world.reboot("blue")), ("counters", world.counters)):
-        with pytest.raises(SandboxFailure, match=f"{name}: {why}") as told:
+    why = "^this world of `enid sandbox serve` has no data plane: no packets, and no nodes to run in$"
+    for ask in (execute, lambda: world.reboot("blue"), world.counters, lambda: world.capture("blue", 1)):
+        with pytest.raises(SandboxFailure, match=why) as told:
             ask()
-        assert told.value.code == "bad-request"
+        assert (told.value.code, told.value.remedy) == ("bad-request", "`enid sandbox up` makes a world that has one")
+    for words in ((), ("blue",)):
+        logs = CliRunner().invoke(sandbox, ["--dir", str(served.folder), "logs", *words])
+        assert (logs.exit_code, "`enid sandbox serve` writes to its own standard error" in logs.stderr) == (4, True)
     with pytest.raises(SandboxFailure, match="request 'nonsense' is not known; there are: down, fault") as told:
         world._tell("nonsense")
     assert "exec" not in told.value.text

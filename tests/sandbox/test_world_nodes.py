@@ -91,6 +91,25 @@ def test_a_stopped_node_is_said_to_be_stopped_and_is_in_nobodys_way(world: Sandb
     assert fresh.name not in [node.name for node in world.nodes()], "it ended without any device"
 
 
+def test_an_eni_that_no_packets_pass_is_told_with_the_reason(world: Sandbox, fresh: Node) -> None:
+    node = world.node(fresh.name)
+    made = ec2(world, "CreateNetworkInterface", SubnetId=node.subnet_id).findtext(".//networkInterfaceId") or ""
+    ec2(world, "StopInstances", InstanceId_1=node.instance_id)
+    stopped = ("stopped", f"node {fresh.name} is stopped; nothing runs in it")
+    for where, told in (
+        ("eni-0000", ("unknown", "there is no ENI eni-0000")),
+        (made, ("unknown", f"ENI {made} is attached to no instance")),
+        (fresh.name, stopped),
+        (f"{fresh.name}/ens5", stopped),
+        (node.nics[0].eni_id, stopped),
+    ):
+        with pytest.raises(SandboxFailure) as caught:
+            world.capture(where, 1)
+        assert (caught.value.code, caught.value.text) == told
+    ec2(world, "DeleteNetworkInterface", NetworkInterfaceId=made)
+    ec2(world, "TerminateInstances", InstanceId_1=node.instance_id)
+
+
 def test_what_ec2_refuses_is_told_as_the_callers_mistake(world: Sandbox, fresh: Node) -> None:
     """With EC2's words and a remedy, and nothing in the log."""
     instance = world.node(fresh.name).instance_id
