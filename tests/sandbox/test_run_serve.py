@@ -188,6 +188,11 @@ def test_a_switch_is_shown_set_and_cleared(served: Served) -> None:
     shapes = [served.call("fault", *words) for words in ((), ("api-lag",), ("api-lag", "6"), ("--clear", "api-lag"))]
     assert [found.keys() == {"switches", "rules", "waiting", "failures"} for found in shapes] == [True] * 4
     assert [found["switches"].get("api-lag") for found in shapes] == ["5", "5", "6", None]
+    for nothing in ("0", ""):
+        assert says("api-lag", "5") == (0, "api-lag=5\n")
+        assert says("api-lag", nothing) == (0, "no faults\n")
+    assert Sandbox.connect(served.folder).fault("api-lag", 5) == {"api-lag": "5"}
+    assert Sandbox.connect(served.folder).fault("api-lag", 0) == {}
     assert says("throttle", "on") == (0, "throttle=on\n")
     assert says("throttle", "off") == (0, "no faults\n")
     assert says("throttle") == (0, "throttle=off\n")
