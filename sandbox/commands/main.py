@@ -6,6 +6,7 @@ Here is the world as a whole; commands inside nodes and pods are in nodes.py.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -23,11 +24,25 @@ from sandbox.world import place, scenario
 from sandbox.world.scenario import Scenario, TypeSpec
 
 
+class _Folder(click.Path):
+    """A folder, there or not. Click would take an empty name, such as of a variable that is not set, for `.`."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, file_okay=False)
+
+    def convert(
+        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
+        if not os.fspath(value):
+            self.fail("an empty name is no folder; the current one is `.`", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 @click.group(cls=out.Group, epilog=out.EXIT_HELP)
 @click.option(
     "--dir",
     "folder",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=_Folder(),
     default=default_folder,
     help="Folder of the sandbox; all its state is there.  [default: $ENID_SANDBOX_DIR or ~/.local/state/enid/sandbox]",
 )
@@ -60,7 +75,14 @@ class _MadeUp(click.ParamType[TypeSpec]):
     )
 )
 @click.option("--nodes", type=click.IntRange(0, 200), default=3, show_default=True, help="How many nodes.")
-@click.option("--type", "instance_type", default="m5.large", show_default=True, help="Instance type of the nodes.")
+@click.option(
+    "--type",
+    "instance_type",
+    default="m5.large",
+    show_default=True,
+    shell_complete=complete.instance_type,
+    help="Instance type of the nodes.",
+)
 @click.option(
     "--make-type",
     "types",
@@ -100,9 +122,17 @@ def up(
         wanted = scenario.parse(file.read_bytes())
     folder: Path = ctx.obj
     begun = time.monotonic()
-    world = Sandbox.up(
-        folder, wanted, attached=foreground, timeout=timeout, progress=lambda text: click.echo(f"  {text}", err=True)
-    )
+    try:
+        world = Sandbox.up(
+            folder,
+            wanted,
+            attached=foreground,
+            timeout=timeout,
+            progress=lambda text: click.echo(f"  {text}", err=True),
+        )
+    except KeyboardInterrupt:
+        click.echo("\nnot up yet; what was made of the sandbox was taken down", err=True)
+        raise
     click.echo(
         f"up in {time.monotonic() - begun:.1f} s: {out.count(len(wanted.nodes), 'node')}, folder {folder}", err=True
     )

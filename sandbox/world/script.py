@@ -202,7 +202,8 @@ class Script:
                 self._switches.set(switch, "")
                 found = True
         if not found and name != "*":
-            raise SandboxFailure("unknown", f"there is no fault {name!r}; `enid sandbox fault` lists what there is")
+            remedy = "`enid sandbox fault` lists what there is"
+            raise SandboxFailure("unknown", f"there is no fault {name!r}", remedy=remedy)
 
     def tick(self) -> float | None:
         """Do what is due by the clock, in order. Returns when the next step is due."""

@@ -82,6 +82,15 @@ def served(tmp_path: Path) -> Iterator[Served]:
     made.end()
 
 
+def test_what_a_client_needs_is_told(served: Served) -> None:
+    """It is enough for boto3, which reads nothing else here."""
+    told = served.said["environment"]
+    code = "import boto3; print(len(boto3.client('ec2').describe_instances()['Reservations']))"
+    environ = {"PATH": os.environ["PATH"], "HOME": str(served.folder), **told}
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, check=False, timeout=60)
+    assert (done.stdout, told["AWS_ENDPOINT_URL_EC2"]) == (b"2\n", served.said["ec2"])
+
+
 def test_two_nodes_two_kinds_of_endpoint(served: Served) -> None:
     seen = {node: served.metadata(node, "meta-data/instance-id") for node in ("blue", "green")}
     listed = [r["Instances"][0] for r in served.ec2.describe_instances()["Reservations"]]
@@ -171,6 +180,8 @@ def test_faults_from_a_file_and_one_by_one(served: Served, tmp_path: Path) -> No
     assert [tag for eni in enis for tag in eni["TagSet"]] == [{"Key": "touched", "Value": "yes"}]
     assert served.call("fault", "--clear", "f1")["rules"] == []
     served.ec2.describe_vpcs()
+    nope = CliRunner().invoke(sandbox, ["--dir", str(served.folder), "fault", "--clear", "nope"])
+    assert nope.stderr == "enid: there is no fault 'nope'\n  remedy: `enid sandbox fault` lists what there is\n"
     assert served.call("fault", "--clear", "*")["switches"] == {"hits:DescribeVpcs": "1"}
 
 
