@@ -83,7 +83,7 @@ def test_it_begins_in_the_callers_folder_with_the_callers_path(world: Sandbox, t
     assert call(world, "node-1", "bin/tool", cwd=tmp_path).stdout == here
     with_path = {**os.environ, "PATH": f"{tool.parent}:{os.environ['PATH']}"}
     assert call(world, "node-1", "tool", cwd=tmp_path, env=with_path).stdout == here
-    assert call(world, "-e", "PATH=/bin", "node-1", "tool", env=with_path).returncode == output.EXIT_USAGE
+    assert call(world, "-e", "PATH=/bin", "node-1", "tool", env=with_path).returncode == 127
     # Nothing of the caller's PATH names what a node needs, and it is found.
     poor = {**os.environ, "PATH": "/bin"}
     assert call(world, "node-1", "sh", "-c", "command -v ip python", env=poor, cwd="/run").returncode == 0
