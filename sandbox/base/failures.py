@@ -12,7 +12,9 @@ from typing import Final
 REMEDIES: Final = {
     "bad-request": "correct what is named; `--help` of the command says what it takes",
     "unknown": "check the name; `enid sandbox status`, `pods` and `ps` list what there is",
-    "stopped": "start it with StartInstances, or clear the lag: `enid sandbox fault` lists what is set",
+    "stopped": "start it with StartInstances once it is stopped, or make another if it is gone",
+    "no-program": "check its name and PATH; `enid sandbox exec NODE env` shows where programs are looked for",
+    "not-executable": "make it executable (chmod +x), or run it by its interpreter",
     "exists": "choose another name, or end the one that is there first",
     "not-running": "start one with `enid sandbox up`, or name its folder with --dir",
     "already-running": "end it with `enid sandbox down`, or name another folder with --dir",
@@ -30,7 +32,8 @@ REMEDIES: Final = {
 class SandboxFailure(Exception):
     """`code`: stable word; `text` names the thing, the value and the rule; `remedy` says what to do.
 
-    Codes: bad-request, unknown (no such node, pod, process), stopped (a node), exists, not-running, already-running,
+    Codes: bad-request, unknown (no such node, pod, process), stopped (a node), no-program,
+    not-executable, exists, not-running, already-running,
     stale, timeout, privilege, missing (a program), kernel, too-few (pods for a probe), cni, internal.
     """
 

@@ -22,11 +22,13 @@ class Nic(msgspec.Struct, frozen=True):
 
 
 class Node(msgspec.Struct, frozen=True):
-    """One instance. `netns` is a path inside the daemon's mount namespace; `folder` is valid everywhere."""
+    """One instance; `state` as EC2 says it. `netns` is a path inside the daemon's mount namespace; `folder` is valid
+    everywhere."""
 
     name: str
     instance_id: str
     instance_type: str
+    state: str
     primary_ip: str
     subnet_id: str
     zone: str

@@ -14,6 +14,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from sandbox.base.failures import SandboxFailure
+from sandbox.ec2.limits import Catalogue
 from sandbox.face.client import Sandbox, default_folder
 from sandbox.world.switches import HELP
 
@@ -91,11 +92,11 @@ def _values(ctx: click.Context) -> Sequence[str]:
 
 
 def _fault_ids(ctx: click.Context) -> list[str]:
-    """What can be cleared now."""
+    """What can be cleared now. Not `*`, which click's script for bash would expand to the names of files."""
     found = _world(ctx).faults()
     switches = [name for name in found.switches if name in HELP]
     ids = [one.id for one in found.rules] + [one.id for one in found.waiting] + [one.id for one in found.failures]
-    return ["*", *switches, *ids]
+    return [*switches, *ids]
 
 
 node = _completer(_nodes)
@@ -107,4 +108,5 @@ log = _completer(_logs)
 fault = _completer(lambda _: HELP)
 fault_value = _completer(_values)
 fault_id = _completer(_fault_ids)
+instance_type = _completer(lambda _: Catalogue().names())
 device = _completer(_devices)

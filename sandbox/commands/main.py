@@ -6,6 +6,7 @@ Here is the world as a whole; commands inside nodes and pods are in nodes.py.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -23,11 +24,25 @@ from sandbox.world import place, scenario
 from sandbox.world.scenario import Scenario, TypeSpec
 
 
+class _Folder(click.Path):
+    """A folder, there or not. Click would take an empty name, such as of a variable that is not set, for `.`."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, file_okay=False)
+
+    def convert(
+        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
+        if not os.fspath(value):
+            self.fail("an empty name is no folder; the current one is `.`", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 @click.group(cls=out.Group, epilog=out.EXIT_HELP)
 @click.option(
     "--dir",
     "folder",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=_Folder(),
     default=default_folder,
     help="Folder of the sandbox; all its state is there.  [default: $ENID_SANDBOX_DIR or ~/.local/state/enid/sandbox]",
 )
@@ -60,7 +75,14 @@ class _MadeUp(click.ParamType[TypeSpec]):
     )
 )
 @click.option("--nodes", type=click.IntRange(0, 200), default=3, show_default=True, help="How many nodes.")
-@click.option("--type", "instance_type", default="m5.large", show_default=True, help="Instance type of the nodes.")
+@click.option(
+    "--type",
+    "instance_type",
+    default="m5.large",
+    show_default=True,
+    shell_complete=complete.instance_type,
+    help="Instance type of the nodes.",
+)
 @click.option(
     "--make-type",
     "types",
@@ -100,10 +122,20 @@ def up(
         wanted = scenario.parse(file.read_bytes())
     folder: Path = ctx.obj
     begun = time.monotonic()
-    world = Sandbox.up(
-        folder, wanted, attached=foreground, timeout=timeout, progress=lambda text: click.echo(f"  {text}", err=True)
+    try:
+        world = Sandbox.up(
+            folder,
+            wanted,
+            attached=foreground,
+            timeout=timeout,
+            progress=lambda text: click.echo(f"  {text}", err=True),
+        )
+    except KeyboardInterrupt:
+        click.echo("\nnot up yet; what was made of the sandbox was taken down", err=True)
+        raise
+    click.echo(
+        f"up in {time.monotonic() - begun:.1f} s: {out.count(len(wanted.nodes), 'node')}, folder {folder}", err=True
     )
-    click.echo(f"up in {time.monotonic() - begun:.1f} s: {len(wanted.nodes)} nodes, folder {folder}", err=True)
     if foreground:
         click.echo("Ctrl-C ends it", err=True)
         try:
@@ -128,7 +160,10 @@ def status(folder: Path, output: str) -> None:
         (
             ("folder", now.folder),
             ("VPC", f"{now.vpc_cidr} in {now.region}"),
-            ("holds", f"{len(now.nodes)} nodes, {now.enis} ENIs, {now.pods} pods"),
+            (
+                "holds",
+                ", ".join(out.count(*one) for one in ((len(now.nodes), "node"), (now.enis, "ENI"), (now.pods, "pod"))),
+            ),
             ("runs as", "root of a user namespace" if now.user_namespace else "root"),
             ("drops", ", ".join(f"{why} {count}" for why, count in now.drops.items()) or "none"),
             ("branches", now.branches),
@@ -137,10 +172,10 @@ def status(folder: Path, output: str) -> None:
     )
     click.echo()
     rows = [
-        (n.name, n.instance_id, n.instance_type, n.zone, n.primary_ip, " ".join(nic.ifname for nic in n.nics))
+        (n.name, n.instance_id, n.instance_type, n.state, n.zone, n.primary_ip, " ".join(nic.ifname for nic in n.nics))
         for n in now.nodes
     ]
-    out.table(["node", "instance", "type", "zone", "address", "devices"], rows, empty="no nodes")
+    out.table(["node", "instance", "type", "state", "zone", "address", "devices"], rows, empty="no nodes")
 
 
 @sandbox.command()
@@ -167,6 +202,12 @@ def logs(folder: Path, node: str, name: str, follow: bool) -> None:
 
 
 def _log_files(folder: Path, node: str, name: str) -> list[Path]:
+    if place.running(folder) and not (folder / place.LOG).exists():
+        raise SandboxFailure(
+            "unknown",
+            f"the sandbox in {folder} keeps no logs: `enid sandbox serve` writes to its own standard error",
+            remedy="look where it was started; a world of `enid sandbox up` keeps logs",
+        )
     if not node:
         return [folder / place.LOG]
     logs = folder / "nodes" / node / "log"

@@ -18,8 +18,9 @@ from sandbox.face import attach
 from sandbox.face.attach import Execution
 from sandbox.face.client import Sandbox
 
-# As timeout(1) says it, so that a script need not read the text.
+# As timeout(1) and shells say it, so that a script need not read the text.
 EXIT_TIMEOUT: Final = 124
+EXITS: Final = {"timeout": EXIT_TIMEOUT, "not-executable": 126, "no-program": 127}
 # Names of RFC 1123, as Kubernetes has them: a namespace is one label, a pod may have several.
 POD_NAME: Final = re.compile(r"([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)/([a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?)")
 # The first argument ends our options: what follows belongs to the command that is run.
@@ -79,7 +80,9 @@ _env = click.option("-e", "--env", "env", type=_Setting(), multiple=True, help="
 @click.argument("command", nargs=-1, help="What to run, with its arguments.  [default: a shell]")
 @_env
 @click.option("--timeout", type=out.Seconds(), default=None, help="Seconds, then it is killed.  [default: none]")
-@click.option("--no-tty", is_flag=True, help="No terminal for the command, although there is one here.")
+@click.option(
+    "--no-tty", is_flag=True, help="Hand over input and output as they are; no terminal of its own for the command."
+)
 @click.pass_obj
 def execute(
     folder: Path,
@@ -93,7 +96,8 @@ def execute(
 
     It has this command's own input and output, and its terminal if it has one; signals reach it. It begins in the
     current folder (in / if the sandbox has none such), and finds programs as the caller does. The exit status is its
-    own, 128 and the signal's number if a signal ended it, and 124 after --timeout.
+    own, 128 and the signal's number if a signal ended it, 124 after --timeout, and 126 or 127
+    if the command cannot be executed or is not there.
     """
     world = Sandbox.connect(folder)
     words = list(command[1:] if command[:1] == ("--",) else command)
@@ -109,7 +113,7 @@ def execute(
     try:
         status = attach.run(start, terminal=not no_tty)
     except SandboxFailure as failure:
-        out.fail(failure, status=EXIT_TIMEOUT if failure.code == "timeout" else None)
+        out.fail(failure, status=EXITS.get(failure.code))
         return
     sys.exit(attach.status_for_shell(status))
 

@@ -27,6 +27,8 @@ EXITS: Final = {
     "not-running": EXIT_NOT_RUNNING,
     "stale": EXIT_NOT_RUNNING,
     "unknown": EXIT_NOT_FOUND,
+    "no-program": EXIT_NOT_FOUND,
+    "not-executable": EXIT_USAGE,
 }
 EXIT_HELP: Final = "Exit status: 1 failed, 2 bad usage, 3 no sandbox runs, 4 not found; `exec` passes its command's on."
 # Wider than any row, and no wider than what a terminal emulator takes when somebody looks at the file later.
@@ -145,6 +147,11 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Itera
         grid.add_row(*(Text(cell) for cell in row))
     console = Console(soft_wrap=False) if sys.stdout.isatty() else Console(width=PIPE_WIDTH, no_color=True)
     console.print(grid)
+
+
+def count(number: int, noun: str) -> str:
+    """A number of things: `1 node`, `2 nodes`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def facts(lines: Iterable[tuple[str, str]]) -> None:

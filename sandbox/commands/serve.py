@@ -8,8 +8,9 @@ import click
 import msgspec
 
 from sandbox.base.failures import SandboxFailure
+from sandbox.commands import complete
 from sandbox.commands import output as out
-from sandbox.world import endpoint, scenario, script
+from sandbox.world import endpoint, furnish, scenario, script
 from sandbox.world.scenario import Scenario
 
 
@@ -17,7 +18,14 @@ from sandbox.world.scenario import Scenario
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port of EC2.  [default: a free one]")
 @click.option("--nodes", type=click.IntRange(0, 1000), default=1, show_default=True, help="How many nodes.")
-@click.option("--type", "instance_type", default="m5.large", show_default=True, help="Instance type of the nodes.")
+@click.option(
+    "--type",
+    "instance_type",
+    default="m5.large",
+    show_default=True,
+    shell_complete=complete.instance_type,
+    help="Instance type of the nodes.",
+)
 @click.option("--seed", type=int, default=1, show_default=True, help="All ids and MACs follow from it.")
 @click.option(
     "--scenario",
@@ -43,8 +51,8 @@ def serve(
 ) -> None:
     """Serve EC2 and the metadata on ports of this machine.
 
-    Prints the endpoints, and stays until Ctrl-C or `down`. It needs no root and has no data plane. One port is EC2's,
-    and each node has one for its metadata, by which it is known who asks.
+    Prints what an SDK needs in its environment, and stays until Ctrl-C or `down`. It needs no root and has no data
+    plane. One port is EC2's, and each node has one for its metadata, by which it is known who asks.
     """
     if file is None:
         wanted = Scenario.simple(nodes, instance_type, seed=seed)
@@ -58,10 +66,19 @@ def serve(
     except SandboxFailure:
         served.close()
         raise
+    environment = {
+        "AWS_ENDPOINT_URL_EC2": served.url,
+        "AWS_ACCESS_KEY_ID": furnish.KEY.access_key,
+        "AWS_SECRET_ACCESS_KEY": furnish.KEY.secret,
+        "AWS_REGION": wanted.region,
+        "AWS_DEFAULT_REGION": wanted.region,
+    }
     if output == "json":
-        click.echo(msgspec.json.encode({"ec2": served.url, "metadata": served.metadata}))
+        said = {"ec2": served.url, "metadata": served.metadata, "environment": environment}
+        click.echo(msgspec.json.encode(said))
     else:
-        click.echo(f"AWS_ENDPOINT_URL_EC2={served.url}")
+        for name, value in environment.items():
+            click.echo(f"{name}={value}")
         for name, url in served.metadata.items():
             click.echo(f"AWS_EC2_METADATA_SERVICE_ENDPOINT={url}  # {name}")
     endpoint.wait(served)

@@ -108,7 +108,10 @@ class Sandbox(Steering):
         return self._ask(list[shapes.Drop], "counters")
 
     def reboot(self, node: str) -> None:
-        """Processes, pods and network namespace of a node are gone; its ENIs and files stay. Raises `unknown`."""
+        """Processes, pods and network namespace of a node are gone; its ENIs and files stay.
+
+        Raises SandboxFailure: unknown, stopped.
+        """
         self._tell("reboot", node=node)
 
     # --- processes ------------------------------------------------------------------------------------
@@ -126,7 +129,7 @@ class Sandbox(Steering):
 
         Its environment: `node_env` with a fixed PATH, plus `env`.
 
-        Raises SandboxFailure: unknown, stopped, timeout (the command is killed), bad-request (cannot be executed).
+        Raises SandboxFailure: unknown, stopped, timeout (the command is killed), no-program, not-executable.
         """
         return self._ask(
             shapes.Completed,
@@ -157,7 +160,7 @@ class Sandbox(Steering):
         the folder `cwd`, in `/` if the world has none such (its /run and /proc are its own). `terminal`: standard input
         is a terminal that becomes the command's controlling one. `timeout` in seconds (none by default), then it is
         killed.
-        The Execution raises SandboxFailure: unknown, stopped, bad-request (cannot be executed), timeout, not-running.
+        The Execution raises SandboxFailure: unknown, stopped, no-program, not-executable, timeout, not-running.
         """
         command = {"argv": list(argv), "env": dict(env or {}), "cwd": cwd, "terminal": terminal, "timeout": timeout}
         link = lifetime.dial(self.folder, "control.sock")

@@ -223,12 +223,12 @@ class Account:
 
     # --- what goes wrong ------------------------------------------------------------------------------
 
-    def switch(self, name: str, value: str) -> None:
-        """One switch of `enid sandbox fault NAME VALUE`; `off` or an empty value clears it.
+    def switch(self, name: str, value: str | float) -> None:
+        """One switch of `enid sandbox fault NAME VALUE`; `off`, 0 or an empty value clears it.
 
         Raises SandboxFailure bad-request.
         """
-        self.switches.set(name, value)
+        self.switches.set(name, str(value))
 
     def load(self, steps: Document) -> list[str]:
         """A script, as text of a file or as Python values (see `world.script`); ids of the steps that wait.

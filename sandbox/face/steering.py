@@ -27,12 +27,12 @@ class Steering:
         """EC2's truth about ENIs: the reference for every address."""
         return self._ask(list[shapes.LedgerEni], "ledger")
 
-    def fault(self, name: str, value: str | None = None) -> dict[str, str]:
-        """Set a switch (`off` or an empty value clears it; None leaves it as it is); all that are set.
+    def fault(self, name: str, value: str | float | None = None) -> dict[str, str]:
+        """Set a switch (`off`, 0 or an empty value clears it; None leaves it as it is); all that are set.
 
         Raises SandboxFailure `bad-request` naming the switch, the value and what it takes.
         """
-        return self._ask(dict[str, str], "fault", name=name, value=value)
+        return self._ask(dict[str, str], "fault", name=name, value=None if value is None else str(value))
 
     def faults(self) -> FaultList:
         """Switches, rules in force with their hits, and steps of scripts that wait or failed."""

@@ -22,6 +22,7 @@ import msgspec
 
 from sandbox.base.failures import SandboxFailure
 from sandbox.base.wire import Lines, send
+from sandbox.ec2.errors import Ec2Error
 from sandbox.world import place
 from sandbox.world.attended import Exec, execute
 from sandbox.world.replies import ReplyError
@@ -115,7 +116,10 @@ class Served:
             fields = msgspec.structs.asdict(msgspec.convert(message, shape))
             return {"ok": method(**fields)}, "go on"
         except SandboxFailure as failure:
-            return _failed(failure.code, failure.text), "go on"
+            return {"error": ReplyError(failure.code, failure.text, failure.remedy)}, "go on"
+        except Ec2Error as refusal:
+            # The user asked for what EC2 does not do; that is no fault of the sandbox.
+            return _failed("bad-request", f"EC2 refuses it: {refusal}"), "go on"
         except msgspec.MsgspecError as failure:
             return _failed("bad-request", str(failure)), "go on"
         except Exception as failure:
@@ -124,8 +128,8 @@ class Served:
 
     def _unknown(self, do: str) -> SandboxFailure:
         if self._world is None and (do == "exec" or (not do.startswith("_") and hasattr(Requests, do))):
-            text = f"{do}: this world has no data plane, so no nodes to run in; `enid sandbox up` makes one that has"
-            return SandboxFailure("bad-request", text)
+            text = "this world of `enid sandbox serve` has no data plane: no packets, and no nodes to run in"
+            return SandboxFailure("bad-request", text, remedy="`enid sandbox up` makes a world that has one")
         own = ["down"] if self._world is None else ["exec", "down"]
         known = ", ".join(sorted([*self._requests, *own]))
         return SandboxFailure("bad-request", f"request {do!r} is not known; there are: {known}")

@@ -139,6 +139,7 @@ class EndpointRequests(Steer):
                 name=endpoint.name_by_id(one.instance_id) or one.instance_id,
                 instance_id=one.instance_id,
                 instance_type=one.instance_type,
+                state=one.state,
                 primary_ip=one.private_ip,
                 subnet_id=one.subnet_id,
                 zone=one.zone,

@@ -42,8 +42,8 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """A command in the namespace at path `where`, with these standard input, output and error, in its own session.
 
-    `terminal`: standard input is one, and becomes the session's controlling terminal. Raises SandboxFailure
-    bad-request if it cannot be started, missing.
+    `terminal`: standard input is one, and becomes the session's controlling terminal. Raises SandboxFailure:
+    no-program, not-executable, bad-request (cannot be started for another reason), missing.
     """
     words = list(argv)
     try:
@@ -51,7 +51,9 @@ def start(
             # Popen makes no controlling terminal, and running Python between fork and exec is not for many threads.
             program = os.path.join(cwd, words[0]) if "/" in words[0] else words[0]
             if shutil.which(program, path=env["PATH"]) is None:
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), words[0])
+                is_there = shutil.which(program, mode=os.F_OK, path=env["PATH"]) is not None
+                why = errno.EACCES if is_there else errno.ENOENT
+                raise OSError(why, os.strerror(why), words[0])
             words = [_setsid(), "--ctty", *words]
         with netns.entered(where):
             return subprocess.Popen(
@@ -64,9 +66,10 @@ def start(
                 start_new_session=not terminal,
             )
     except (OSError, ValueError, IndexError) as error:
-        raise SandboxFailure(
-            "bad-request", f"{' '.join(argv) or 'empty command'}: cannot be started: {error}"
-        ) from error
+        code = "bad-request"
+        if isinstance(error, OSError) and error.filename == words[0]:
+            code = "no-program" if error.errno == errno.ENOENT else "not-executable"
+        raise SandboxFailure(code, f"{' '.join(argv) or 'empty command'}: cannot be started: {error}") from error
 
 
 def run(
@@ -77,7 +80,7 @@ def run(
     timeout: float | None = None,
     cwd: str = "/",
 ) -> Completed:
-    """A command in the namespace at path `where`, to its end. Raises SandboxFailure bad-request, timeout."""
+    """A command in the namespace at path `where`, to its end. Raises SandboxFailure timeout, and as `start`."""
     with start(where, argv, env, (subprocess.PIPE, subprocess.PIPE, subprocess.PIPE), cwd=cwd) as child:
         try:
             out, err = child.communicate(stdin, timeout)
@@ -101,7 +104,8 @@ class Processes:
     def spawn(
         self, node: str, where: str, name: str, argv: Sequence[str], env: Mapping[str, str], log: Path
     ) -> Process:
-        """Start; output is appended to NAME.out in the folder `log`. Raises SandboxFailure exists, bad-request."""
+        """Start; output is appended to NAME.out in the folder `log`. Raises SandboxFailure exists, bad-request, and as
+        `start`."""
         if not name or "/" in name or name.startswith("."):
             raise SandboxFailure(
                 "bad-request", f"process name {name!r}: it names a log file, so no '/' and no leading '.'"

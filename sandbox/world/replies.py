@@ -12,10 +12,11 @@ T = TypeVar("T")
 
 
 class ReplyError(msgspec.Struct):
-    """A failure on the wire."""
+    """A failure on the wire; an empty `remedy` is the code's own."""
 
     code: str
     text: str
+    remedy: str = ""
 
 
 class Reply(msgspec.Struct):
@@ -29,7 +30,7 @@ def raw(line: bytes) -> msgspec.Raw:
     """The answer, not yet decoded. Raises the SandboxFailure that the daemon answered with."""
     reply = msgspec.json.decode(line, type=Reply)
     if reply.error is not None:
-        raise SandboxFailure(reply.error.code, reply.error.text)
+        raise SandboxFailure(reply.error.code, reply.error.text, remedy=reply.error.remedy)
     return reply.ok
 
 

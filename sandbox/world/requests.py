@@ -89,7 +89,15 @@ class Requests(Steer):
         return found
 
     def reboot(self, node: str) -> None:
-        self._world.truth.reboot_instance(self._world.state(node).instance_id)
+        instance_id = self._world.state(node).instance_id
+        try:
+            self._world.truth.reboot_instance(instance_id)
+        except Ec2Error as refusal:
+            instance = self._world.truth.instances.get(instance_id)
+            state = instance.state if instance else "gone"
+            raise SandboxFailure(
+                "stopped", f"node {node} is {state}, so EC2 does not reboot it: {refusal}"
+            ) from refusal
 
     # --- processes ------------------------------------------------------------------------------------
 
@@ -221,6 +229,7 @@ class Requests(Steer):
             name=state.name,
             instance_id=instance.instance_id,
             instance_type=instance.instance_type,
+            state=instance.state,
             primary_ip=instance.private_ip,
             subnet_id=instance.subnet_id,
             zone=instance.zone,

@@ -1,7 +1,7 @@
 """Faults by script: steps that are due at a time or after a number of calls, read from a file.
 
     [
-      {"set": "imds-lag", "to": "5"},
+      {"set": "imds-lag", "to": 5},
       {"at": 10, "rule": {"action": "AssignPrivateIpAddresses", "error": "RequestLimitExceeded", "times": 20}},
       {"after": "AttachNetworkInterface", "calls": 2, "change": {"do": "detach", "device": "secondary"}},
       {"at": 60, "reboot": "node-1"},
@@ -26,6 +26,7 @@ from typing import Final
 
 import msgspec
 
+from sandbox.base.choices import explained
 from sandbox.base.failures import SandboxFailure
 from sandbox.ec2 import foreign, rules
 from sandbox.ec2.changes import Change
@@ -51,7 +52,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     calls: int = 1
     rule: Fault | None = None
     set: str = ""
-    to: str = ""
+    to: str | int | float = ""
     change: Change | None = None
     stop: str = ""
     start: str = ""
@@ -65,7 +66,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
             raise ValueError(f"step: at={self.at}: not below 0, and not together with 'after'")
         if self.calls < 1 or (self.calls > 1 and not self.after):
             raise ValueError(f"step: calls={self.calls}: at least 1, and only with 'after'")
-        if bool(self.to) != bool(self.set):
+        if (self.to != "") != bool(self.set):
             raise ValueError(f"step: set={self.set!r}, to={self.to!r}: both or none; 'off' clears a switch")
 
     @property
@@ -130,7 +131,7 @@ def parse(text: str | bytes) -> list[Step]:
         try:
             step = msgspec.json.decode(one, type=Step)
         except (ValueError, msgspec.MsgspecError) as error:
-            raise SandboxFailure("bad-request", f"script, step {number}: {error}") from error
+            raise SandboxFailure("bad-request", f"script, step {number}: {explained(error, Step)}") from error
         steps.append(step)
     return steps
 
@@ -201,7 +202,8 @@ class Script:
                 self._switches.set(switch, "")
                 found = True
         if not found and name != "*":
-            raise SandboxFailure("unknown", f"there is no fault {name!r}; `enid sandbox fault` lists what there is")
+            remedy = "`enid sandbox fault` lists what there is"
+            raise SandboxFailure("unknown", f"there is no fault {name!r}", remedy=remedy)
 
     def tick(self) -> float | None:
         """Do what is due by the clock, in order. Returns when the next step is due."""
@@ -235,7 +237,7 @@ class Script:
         if step.rule is not None:
             rules.check(self._truth, step.rule)
         elif step.set:
-            self._switches.check(step.set, step.to)
+            self._switches.check(step.set, str(step.to))
         elif step.change is not None:
             rules.check_change(self._truth, step.change)
         elif step.clear:
@@ -264,7 +266,7 @@ class Script:
         if step.rule is not None:
             self._truth.faults.add(step.rule)
         elif step.set:
-            self._switches.set(step.set, step.to)
+            self._switches.set(step.set, str(step.to))
         elif step.change is not None:
             if why := foreign.apply(self._truth, step.change, self._rng):
                 raise SandboxFailure("unknown", f"{step.change.do}: {why}")

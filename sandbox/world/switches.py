@@ -2,7 +2,8 @@
 
 Each name is one switch with a value in words; `off`, or an empty value, clears it. Rules for single EC2 and metadata
 calls are JSON, with the fields of `faults.Fault`; `enid sandbox fault --file` loads a script of all of these
-(script.py). A value is read wholly before anything is changed, so that a script can be checked before it is loaded.
+(script.py). A value that changes nothing, such as 0 seconds, clears its switch too. A value is read wholly before
+anything is changed, so that a script can be checked before it is loaded.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from sandbox.base.choices import explained
 from sandbox.base.clocks import LONGEST_SECONDS
 from sandbox.base.failures import SandboxFailure
 from sandbox.ec2 import rules
@@ -42,11 +44,15 @@ HELP: Final = {
     "attach-delay": "seconds that an attachment takes",
     "detach-delay": "seconds that a detachment takes",
     "launch-delay": "seconds that a launched instance is pending before it is running",
+    "stop-delay": "seconds that an instance is stopping before it is stopped",
+    "start-delay": "seconds that a stopped instance is pending before it runs again",
+    "terminate-delay": "seconds that an instance is shutting down before it is terminated",
     "attach-stuck": "how many of the next attachments stay attaching until this is cleared; on: all",
     "detach-stuck": "how many of the next detachments stay detaching until this is cleared; on: all",
     "kube": "hang, away, slow:SECONDS, cut (watches and connections, once) or expire (410 for all watches, once)",
     "kube-rule": f"rule or list of rules in JSON: {', '.join(Rule.__struct_fields__)}",
 }
+JSON: Final = {"ec2": Fault | list[Fault], "imds-notice": Notice, "kube-rule": Rule | list[Rule]}
 ONCE: Final = ("cut", "expire")  # values of kube that are over when they are done
 MANY: Final = 1e9
 T = TypeVar("T")
@@ -79,23 +85,25 @@ class Switches:
 
     def set(self, name: str, value: str) -> None:
         """Raises SandboxFailure bad-request naming the switch, the value and what it takes."""
-        deed = self.check(name, value)
+        deed, clears = self.check(name, value)
         deed()
         with self._lock:
-            if _cleared(value) or (name == "kube" and value in ONCE):
+            if clears or (name == "kube" and value in ONCE):
                 self._set.pop(name, None)
             else:
                 self._set[name] = value
         if self._truth.trace.on:
             self._truth.trace.note("switch", name=name, value=value)
 
-    def check(self, name: str, value: str) -> Deed:
-        """What `set` will do, which has not been done. Raises SandboxFailure as `set`."""
+    def check(self, name: str, value: str) -> tuple[Deed, bool]:
+        """What `set` will do, which has not been done, and whether that clears the switch. Raises SandboxFailure as
+        `set`."""
         self.check_name(name)
         try:
-            return self._known[name]("" if _cleared(value) else value)
+            return self._known[name]("" if value == "off" else value)
         except (ValueError, msgspec.MsgspecError) as error:
-            raise SandboxFailure("bad-request", f"fault {name}={value!r}: {error}; it takes {HELP[name]}") from error
+            why = explained(error, JSON.get(name, str))
+            raise SandboxFailure("bad-request", f"fault {name}={value!r}: {why}; it takes {HELP[name]}") from error
 
     def check_name(self, name: str) -> None:
         """Whether there is such a switch. Raises SandboxFailure bad-request naming those that there are."""
@@ -104,15 +112,20 @@ class Switches:
             hint = "; it needs a world of `enid sandbox up`" if name in HELP else rules.near(name, self._known)
             raise SandboxFailure("bad-request", f"fault {name!r} is not known here{hint}; there are: {known}")
 
-    def _table(self, net: Delayed | None, server: Server | None) -> dict[str, Callable[[str], Deed]]:
-        """By name: a value in words (empty: cleared) to what it does. Each raises ValueError for a value that is none.
+    def _table(self, net: Delayed | None, server: Server | None) -> dict[str, Callable[[str], tuple[Deed, bool]]]:
+        """By name: a value in words (empty: cleared) to what it does and whether it clears. Each raises ValueError for
+        a value that is none.
 
         What is read and what is done with it are apart, so that nothing is half done.
         """
         truth, api, imds = self._truth, self._api, self._imds
 
-        def of(parse: Callable[[str], T], apply: Callable[[T], object]) -> Callable[[str], Deed]:
-            return lambda text: partial(apply, parse(text))
+        def of(parse: Callable[[str], T], apply: Callable[[T], object]) -> Callable[[str], tuple[Deed, bool]]:
+            def read(text: str) -> tuple[Deed, bool]:
+                value = parse(text)
+                return partial(apply, value), value == parse("")
+
+            return read
 
         table = {
             "ec2": of(partial(_rules, truth), self._set_rules),
@@ -126,6 +139,9 @@ class Switches:
             "attach-delay": of(_seconds, partial(self._delay, "attach")),
             "detach-delay": of(_seconds, partial(self._delay, "detach")),
             "launch-delay": of(_seconds, partial(self._delay, "launch")),
+            "stop-delay": of(_seconds, partial(self._delay, "stop")),
+            "start-delay": of(_seconds, partial(self._delay, "start")),
+            "terminate-delay": of(_seconds, partial(self._delay, "terminate")),
             "attach-stuck": of(_count, partial(self._stuck, "attach")),
             "detach-stuck": of(_count, partial(self._stuck, "detach")),
         }
@@ -161,10 +177,6 @@ class Switches:
         self._truth.delays.stuck[kind] = count
         if not count:
             self._truth.hasten(kind, getattr(self._truth.delays, kind))
-
-
-def _cleared(value: str) -> bool:
-    return value in ("", "off")
 
 
 def _set_kube(server: Server, wanted: tuple[str, float]) -> None:
@@ -205,8 +217,8 @@ def _seconds(text: str) -> float:
 def _count(text: str) -> float:
     if text in ("", "on"):
         return MANY if text else 0
-    if not text.isascii() or not text.isdigit() or not int(text):
-        raise ValueError("neither on nor off nor a number from 1")
+    if not text.isascii() or not text.isdigit():
+        raise ValueError("neither on nor off nor a number")
     return int(text)
 
 
@@ -221,7 +233,7 @@ def _lags(text: str) -> dict[str, float]:
         if key in lags.set_:
             raise ValueError(f"{part!r}: that lag is there twice")
         lags.set(key, _seconds(value))
-    return lags.set_
+    return lags.set_ if any(lags.set_.values()) else {}
 
 
 def _paths(text: str) -> tuple[str, ...]:

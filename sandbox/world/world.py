@@ -46,6 +46,7 @@ EC2_ADDRESS: Final = "198.18.0.2"
 KUBE_ADDRESS: Final = "198.18.0.3"
 SERVICES_ADDRESS: Final = "198.18.0.4"
 IMDS_ADDRESS: Final = "169.254.169.254"
+LEDGER: Final = "`enid sandbox ledger` lists the ENIs that there are, and where they are attached"
 STANDARD_PLUGINS: Final = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))
 PROGRAMS: Final = {"ip": "iproute2", "nft": "nftables"}
 TICK_SECONDS: Final = 0.05
@@ -146,9 +147,16 @@ class World:
         """The path of a node's namespace. Raises SandboxFailure unknown, stopped."""
         instance = self.truth.instances.get(self.state(node).instance_id)
         if not netns.exists(node):
-            is_up = instance is not None and instance.state in ("pending", "running")
-            why = "it has no device yet: is there a net-lag or nic-lag?" if is_up else "nothing runs in it"
-            raise SandboxFailure("stopped", f"node {node} is {instance.state if instance else 'gone'}; {why}")
+            state = instance.state if instance else "gone"
+            if state not in ("pending", "running"):
+                raise SandboxFailure("stopped", f"node {node} is {state}; nothing runs in it")
+            late = [
+                f"{name}={value}" for name, value in self.switches.current().items() if name in ("net-lag", "nic-lag")
+            ]
+            remedy = (
+                f"wait, or clear {' and '.join(late)} with `enid sandbox fault`" if late else "try again in a moment"
+            )
+            raise SandboxFailure("stopped", f"node {node} is {state}; it has no device yet", remedy=remedy)
         return netns.path(node)
 
     def states(self) -> list[NodeState]:
@@ -241,14 +249,22 @@ class World:
     def port(self, where: str) -> str:
         """The router's interface of an ENI: its id, NODE (the primary one) or NODE/DEVICE.
 
-        Raises SandboxFailure unknown.
+        Raises SandboxFailure unknown, stopped.
         """
         if where.startswith("eni-"):
             if found := self.fabric.port_of(where):
                 return found
-            raise SandboxFailure("unknown", f"ENI {where} is not plugged in")
-        node, _, device = where.partition("/")
+            eni = self.truth.enis.get(where)
+            if eni is None:
+                raise SandboxFailure("unknown", f"there is no ENI {where}", remedy=LEDGER)
+            if not eni.instance_id:
+                raise SandboxFailure("unknown", f"ENI {where} is attached to no instance", remedy=LEDGER)
+            node, device = self.name_by_id(eni.instance_id), where
+        else:
+            node, _, device = where.partition("/")
         nics = self.fabric.nics(self.state(node).instance_id)
+        if not nics:
+            self.inside(node)
         for nic in nics:
             if device in ("", nic.ifname):
                 return nic.port

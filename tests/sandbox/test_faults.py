@@ -10,7 +10,9 @@ from botocore.exceptions import ClientError, ConnectionClosedError, ReadTimeoutE
 
 from sandbox.base.failures import SandboxFailure
 from sandbox.ec2.records import Instance, Subnet
+from sandbox.ec2.views import Delayed
 from sandbox.face.inprocess import Account
+from sandbox.world.switches import HELP, Switches
 from tests.sandbox.ec2_kit import Told, model
 
 
@@ -241,6 +243,57 @@ def test_a_launch_delay_that_is_lowered(a: Kit) -> None:
     assert a.truth.instance(node).state == "running"
     traced = [json.loads(line) for line in a.trace.splitlines()]
     assert [one["due"] for one in traced if one["kind"] == "clock"] == ["launch"]
+
+
+@pytest.mark.parametrize(
+    ("name", "act", "between", "then"),
+    [
+        ("stop-delay", "stop_instance", "stopping", "stopped"),
+        ("start-delay", "start_instance", "pending", "running"),
+        ("terminate-delay", "terminate_instance", "shutting-down", "terminated"),
+    ],
+)
+def test_states_that_last(a: Kit, name: str, act: str, between: str, then: str) -> None:
+    node = a.node.instance_id
+    if act == "start_instance":
+        a.truth.stop_instance(node)
+    a.switch(name, "10")
+    getattr(a.truth, act)(node)
+    a.advance(9)
+    assert a.truth.instance(node).state == between
+    a.switch(name, "off")
+    a.advance(0)
+    assert a.truth.instance(node).state == then
+
+
+@pytest.mark.parametrize("name", [name for name in HELP if name.endswith(("-lag", "-delay", "-stuck"))])
+def test_a_switch_at_nothing_is_cleared(a: Kit, name: str) -> None:
+    """`0`, an empty value and `off` alike; numbers are as good as words."""
+    if name in ("net-lag", "nic-lag", "route-lag"):
+        switches = Switches(a.truth, a.api, a.imds, Delayed(Told(), a.clock))
+    else:
+        switches = a.switches
+    for nothing in ("0", "", "off"):
+        switches.set(name, "3")
+        assert switches.current() == {name: "3"}
+        switches.set(name, nothing)
+        assert switches.current() == {}
+
+
+def test_a_lag_of_nothing_by_kind_is_cleared(a: Kit) -> None:
+    a.switch("api-lag", "eni:new=5")
+    a.switch("api-lag", "eni:new=0,gone=0")
+    assert a.faults().switches == {}
+
+
+def test_numbers_are_as_good_as_words(a: Kit) -> None:
+    a.switch("api-lag", 5)
+    a.load([{"set": "imds-lag", "to": 0.5}, {"at": 10, "set": "imds-lag", "to": 0}])
+    assert a.faults().switches == {"api-lag": "5", "imds-lag": "0.5"}
+    a.advance(10)
+    assert a.faults().switches == {"api-lag": "5"}
+    with pytest.raises(SandboxFailure, match=r"api-lag=.True.*: 'True' is no number of seconds"):
+        a.switch("api-lag", True)
 
 
 def test_metadata_stuck_until_the_next_change(a: Kit) -> None:

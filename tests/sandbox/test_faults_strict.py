@@ -124,14 +124,20 @@ def test_no_script_at_all(a: Account, text: str) -> None:
         ("api-lag", "enis=2", "'enis' is not [eni|instance"),
         ("api-lag", "eni:old=2", "'eni:old' is not"),
         ("imds-lag", "eni=soon", "'soon' is no number of seconds"),
-        ("imds-stuck", "some", "neither on nor off nor a number from 1"),
+        ("imds-stuck", "some", "neither on nor off nor a number"),
         ("imds-hide", "meta-data/*/ipv5", "'meta-data/*/ipv5' fits none"),
         ("imds-notice", '{"spot_action": "explode"}', "Invalid enum value"),
         ("imds-notice", '{"spot": true}', "unknown field `spot`"),
         ("imds-notice", '{"instance": "node-9", "rebalance": true}', "there is no instance 'node-9'"),
         ("imds-notice", '{"spot_action": "stop", "spot_seconds": -1}', "spot_seconds=-1.0: from 0"),
         ("imds-notice", '{"spot_seconds": 30}', "spot_seconds=30.0 goes with spot_action only"),
-        ("attach-stuck", "0", "neither on nor off nor a number from 1"),
+        ("attach-stuck", "-1", "neither on nor off nor a number"),
+        (
+            "imds-notice",
+            '{"life_cycle": "brief"}',
+            "'brief' - at `$.life_cycle`; there are: 'capacity-block', 'on-demand'",
+        ),
+        ("ec2", '[{"when": "during"}]', "'during' - at `$[0].when`; there are: 'after', 'before'"),
         ("detach-delay", "long", "'long' is no number of seconds"),
         ("attach-stuk", "1", "fault 'attach-stuk' is not known here; near: attach-stuck"),
         ("nothing", "1", "there are: api-lag, attach-delay"),
@@ -226,3 +232,10 @@ def test_good_patterns(a: Account, pattern: str) -> None:
     a.load([{"rule": {"action": pattern, "error": "OfMyOwn", "text": "in my words"}}])
     assert [one.rule.action for one in a.faults().rules] == [pattern]
     a.clear()
+
+
+def test_a_wrong_word_in_a_script_is_refused_with_those_that_there_are(a: Account) -> None:
+    with pytest.raises(SandboxFailure, match=r"script, step 1: .*'explode'.*; there are: 'assign', .*'unassign'"):
+        a.load([{"change": {"do": "explode"}}])
+    with pytest.raises(SandboxFailure, match=r"'during'.*; there are: 'after', 'before'"):
+        a.load([{"rule": {"when": "during"}}])

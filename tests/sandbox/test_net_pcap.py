@@ -135,7 +135,7 @@ def test_a_jumbo_frame_is_kept_whole(world: Sandbox, tmp_path: Path) -> None:
 def test_what_is_not_there_is_refused_by_name(world: Sandbox) -> None:
     with pytest.raises(SandboxFailure, match="node-1 has no device 'ens9'; there are: ens5"):
         world.capture("node-1/ens9", 1)
-    with pytest.raises(SandboxFailure, match="eni-1 is not plugged in"):
+    with pytest.raises(SandboxFailure, match="there is no ENI eni-1"):
         world.capture("eni-1", 1)
     with pytest.raises(SandboxFailure, match="no node 'nobody'"):
         world.capture("nobody", 1)

@@ -116,7 +116,8 @@ def test_a_server_that_does_not_come_ends_the_wait(tmp_path: Path) -> None:
 
 def test_nothing_of_a_block_stays_in_the_shell(tmp_path: Path) -> None:
     code = next(code for _, code, _ in blocks() if " serve " in code)
-    assert not run("sh", f"{code.replace(PORT, free_port())}env | grep ^AWS_ || true", tmp_path).count("AKIA")
+    said = run("sh", f"{code.replace(PORT, free_port())}echo afterwards; env | grep ^AWS_ || true", tmp_path)
+    assert said.endswith("afterwards\n")
 
 
 def test_every_block_is_run_or_shown() -> None:

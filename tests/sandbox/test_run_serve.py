@@ -82,6 +82,15 @@ def served(tmp_path: Path) -> Iterator[Served]:
     made.end()
 
 
+def test_what_a_client_needs_is_told(served: Served) -> None:
+    """It is enough for boto3, which reads nothing else here."""
+    told = served.said["environment"]
+    code = "import boto3; print(len(boto3.client('ec2').describe_instances()['Reservations']))"
+    environ = {"PATH": os.environ["PATH"], "HOME": str(served.folder), **told}
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, check=False, timeout=60)
+    assert (done.stdout, told["AWS_ENDPOINT_URL_EC2"]) == (b"2\n", served.said["ec2"])
+
+
 def test_two_nodes_two_kinds_of_endpoint(served: Served) -> None:
     seen = {node: served.metadata(node, "meta-data/instance-id") for node in ("blue", "green")}
     listed = [r["Instances"][0] for r in served.ec2.describe_instances()["Reservations"]]
@@ -99,11 +108,14 @@ def test_what_needs_nodes_to_run_in_is_refused_with_the_reason(served: Served) -
         with world.exec("blue", ["true"]) as running:
             running.wait()
 
-    why = "this world has no data plane, so no nodes to run in"
-    for name, ask in (("exec", execute), ("reboot", lambda: world.reboot("blue")), ("counters", world.counters)):
-        with pytest.raises(SandboxFailure, match=f"{name}: {why}") as told:
+    why = "^this world of `enid sandbox serve` has no data plane: no packets, and no nodes to run in$"
+    for ask in (execute, lambda: world.reboot("blue"), world.counters, lambda: world.capture("blue", 1)):
+        with pytest.raises(SandboxFailure, match=why) as told:
             ask()
-        assert told.value.code == "bad-request"
+        assert (told.value.code, told.value.remedy) == ("bad-request", "`enid sandbox up` makes a world that has one")
+    for words in ((), ("blue",)):
+        logs = CliRunner().invoke(sandbox, ["--dir", str(served.folder), "logs", *words])
+        assert (logs.exit_code, "`enid sandbox serve` writes to its own standard error" in logs.stderr) == (4, True)
     with pytest.raises(SandboxFailure, match="request 'nonsense' is not known; there are: down, fault") as told:
         world._tell("nonsense")
     assert "exec" not in told.value.text
@@ -168,6 +180,8 @@ def test_faults_from_a_file_and_one_by_one(served: Served, tmp_path: Path) -> No
     assert [tag for eni in enis for tag in eni["TagSet"]] == [{"Key": "touched", "Value": "yes"}]
     assert served.call("fault", "--clear", "f1")["rules"] == []
     served.ec2.describe_vpcs()
+    nope = CliRunner().invoke(sandbox, ["--dir", str(served.folder), "fault", "--clear", "nope"])
+    assert nope.stderr == "enid: there is no fault 'nope'\n  remedy: `enid sandbox fault` lists what there is\n"
     assert served.call("fault", "--clear", "*")["switches"] == {"hits:DescribeVpcs": "1"}
 
 
@@ -185,6 +199,11 @@ def test_a_switch_is_shown_set_and_cleared(served: Served) -> None:
     shapes = [served.call("fault", *words) for words in ((), ("api-lag",), ("api-lag", "6"), ("--clear", "api-lag"))]
     assert [found.keys() == {"switches", "rules", "waiting", "failures"} for found in shapes] == [True] * 4
     assert [found["switches"].get("api-lag") for found in shapes] == ["5", "5", "6", None]
+    for nothing in ("0", ""):
+        assert says("api-lag", "5") == (0, "api-lag=5\n")
+        assert says("api-lag", nothing) == (0, "no faults\n")
+    assert Sandbox.connect(served.folder).fault("api-lag", 5) == {"api-lag": "5"}
+    assert Sandbox.connect(served.folder).fault("api-lag", 0) == {}
     assert says("throttle", "on") == (0, "throttle=on\n")
     assert says("throttle", "off") == (0, "no faults\n")
     assert says("throttle") == (0, "throttle=off\n")
@@ -256,6 +275,19 @@ def test_what_an_instance_is_told_of_its_life(served: Served) -> None:
     assert told["action"] == "terminate"
     assert served.metadata("blue", "meta-data/spot/termination-time") == told["time"]
     assert served.metadata("green", "meta-data/instance-life-cycle") == "on-demand"
+
+
+def test_the_state_of_a_node_is_shown(served: Served) -> None:
+    blue = next(node["instance_id"] for node in served.call("status")["nodes"] if node["name"] == "blue")
+    served.ec2.stop_instances(InstanceIds=[blue])
+    states = {node["name"]: node["state"] for node in served.call("status")["nodes"]}
+    assert states == {"blue": "stopped", "green": "running"}
+    lines = CliRunner().invoke(sandbox, ["--dir", str(served.folder), "status"]).stdout.splitlines()
+    shown = {line.split()[0]: line.split()[3] for line in lines if line.startswith(("blue", "green", "node "))}
+    assert shown == {"node": "state", "blue": "stopped", "green": "running"}
+    served.ec2.terminate_instances(InstanceIds=[blue])
+    lines = CliRunner().invoke(sandbox, ["--dir", str(served.folder), "status"]).stdout.splitlines()
+    assert "holds:    1 node, 1 ENI, 0 pods" in lines
 
 
 def test_a_trace_is_written(served: Served) -> None:

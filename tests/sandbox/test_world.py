@@ -202,7 +202,8 @@ def test_commands_and_what_is_wrong_with_them(folder: Path) -> None:
         assert world.node_exec("node-1", ["sh", "-c", "kill -9 $$"]).rc == -9
         for code, call in (
             ("unknown", lambda: world.node_exec("nope", ["true"])),
-            ("bad-request", lambda: world.node_exec("node-1", ["/no/such/program"])),
+            ("no-program", lambda: world.node_exec("node-1", ["/no/such/program"])),
+            ("not-executable", lambda: world.node_exec("node-1", ["/etc/passwd"])),
             ("bad-request", lambda: world.node_exec("node-1", [])),
             ("timeout", lambda: world.node_exec("node-1", ["sleep", "1000"], timeout=0.1)),
             ("unknown", lambda: world.node_stop("node-1", "never")),

@@ -5,6 +5,9 @@ from __future__ import annotations
 import ast
 import json
 import shlex
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -142,6 +145,30 @@ def test_bad_arguments_are_named(tmp_path: Path) -> None:
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.parametrize("words", [("up",), ("status",), ("down", "--purge")])
+def test_an_empty_folder_name_is_not_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = CliRunner().invoke(sandbox, ["--dir", "", *words])
+    assert (told.exit_code, "an empty name is no folder" in told.stderr) == (output.EXIT_USAGE, True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.root
+def test_an_interrupted_start_says_that_nothing_is_left(tmp_path: Path) -> None:
+    argv = [sys.executable, "-c", "from sandbox.commands.main import sandbox; sandbox()"]
+    argv = ["env", "--default-signal=INT", *argv, "--dir", str(tmp_path), "up", "--nodes", "50"]
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, cwd=Path(__file__).parents[2]) as starting:
+        assert starting.stderr is not None
+        starting.stderr.readline()
+        starting.send_signal(signal.SIGINT)
+        said = starting.stderr.read().decode()
+        assert starting.wait(60) == 1
+    assert "what was made of the sandbox was taken down" in said
+    assert not place.running(tmp_path)
+
+
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "nodes").mkdir()
     (tmp_path / "nodes" / "thesis.txt").write_text("precious")
@@ -197,8 +224,11 @@ def test_the_shell_completes_what_there_is(world: Sandbox, fresh: Node, tmp_path
     waiting = world.load_faults([{"set": "net-lag", "to": "3"}, {"rule": {"hang": True}}, {"at": 3600, "clear": "*"}])
     rules_now = [one.id for one in world.faults().rules]
     assert len(rules_now) == len(waiting) == 1
-    assert complete(world.folder, "fault", "--clear", "") == ["*", *rules_now, "net-lag", *waiting]
+    assert complete(world.folder, "fault", "--clear", "") == [*rules_now, "net-lag", *waiting]
     world.clear_fault()
+    assert complete(world.folder, "fault", "--clear", "") == []
+    for command in ("up", "serve"):
+        assert complete(tmp_path, command, "--type", "m5.la") == ["m5.large"]
     assert complete(tmp_path, "exec", "no") == []
 
 

@@ -25,11 +25,12 @@ from typing import Any
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
 from sandbox.base import wire
 from sandbox.base.failures import SandboxFailure
 from sandbox.commands import output
-from sandbox.commands.nodes import EXIT_TIMEOUT
+from sandbox.commands.nodes import EXIT_TIMEOUT, execute
 from sandbox.face import attach, lifetime
 from sandbox.face.client import Sandbox
 from tests.sandbox.conftest import Node, until
@@ -82,7 +83,7 @@ def test_it_begins_in_the_callers_folder_with_the_callers_path(world: Sandbox, t
     assert call(world, "node-1", "bin/tool", cwd=tmp_path).stdout == here
     with_path = {**os.environ, "PATH": f"{tool.parent}:{os.environ['PATH']}"}
     assert call(world, "node-1", "tool", cwd=tmp_path, env=with_path).stdout == here
-    assert call(world, "-e", "PATH=/bin", "node-1", "tool", env=with_path).returncode == output.EXIT_USAGE
+    assert call(world, "-e", "PATH=/bin", "node-1", "tool", env=with_path).returncode == 127
     # Nothing of the caller's PATH names what a node needs, and it is found.
     poor = {**os.environ, "PATH": "/bin"}
     assert call(world, "node-1", "sh", "-c", "command -v ip python", env=poor, cwd="/run").returncode == 0
@@ -100,7 +101,8 @@ def test_it_begins_in_the_callers_folder_with_the_callers_path(world: Sandbox, t
         (("node-99", "true"), output.EXIT_NOT_FOUND, b"there is no node 'node-99'; there are: "),
         (("node-1/default/nobody", "true"), output.EXIT_NOT_FOUND, b"nobody"),
         (("node-1/x", "true"), output.EXIT_NOT_FOUND, b"NODE/NAMESPACE/POD"),
-        (("node-1", "no-such-program"), output.EXIT_USAGE, b"no-such-program: cannot be started"),
+        (("node-1", "no-such-program"), 127, b"remedy: check its name and PATH"),
+        (("node-1", "/etc/passwd"), 126, b"remedy: make it executable"),
         (("--timeout", "0.2", "node-1", "sleep", "1000"), EXIT_TIMEOUT, b"killed after 0.2 s"),
     ],
 )
@@ -325,6 +327,23 @@ def test_the_callers_terminal_is_as_before_afterwards(world: Sandbox) -> None:
         assert run.stdout.read().rpartition(b")")[2].split()[4] == b"0"
     os.close(leader)
     os.close(follower)
+
+
+def test_without_a_terminal_of_its_own_the_callers_files_are_handed_over(world: Sandbox) -> None:
+    """As they are: a terminal stays one, but none is the command's controlling terminal."""
+    script = "test -t 0 && test -t 1 && ! (: </dev/tty) 2>/dev/null && echo as they are"
+    with screen(world, "--no-tty", "node-1", "sh", "-c", script) as sitting:
+        assert sitting.status() == 0
+    assert b"as they are" in sitting.shown
+    told = " ".join(CliRunner().invoke(execute, ["--help"]).output.split())
+    assert "--no-tty Hand over input and output as they are" in told
+
+
+def test_a_program_that_cannot_be_executed_in_a_terminal(world: Sandbox, tmp_path: Path) -> None:
+    (tmp_path / "here").write_text("#!/bin/sh\n")
+    for word, status in (("./here", 126), ("./not-here", 127)):
+        with screen(world, "node-1", word, folder=tmp_path) as sitting:
+            assert sitting.status() == status
 
 
 def test_a_terminal_that_is_not_ours_to_control_is_no_obstacle(world: Sandbox) -> None:

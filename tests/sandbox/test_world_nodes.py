@@ -7,8 +7,9 @@ import signal
 
 import pytest
 
-from sandbox.base.failures import SandboxFailure
+from sandbox.base.failures import REMEDIES, SandboxFailure
 from sandbox.face.client import Sandbox
+from sandbox.world import place
 from tests.sandbox.conftest import Node, ec2, until
 
 pytestmark = pytest.mark.root
@@ -80,6 +81,7 @@ def test_a_stopped_node_is_said_to_be_stopped_and_is_in_nobodys_way(world: Sandb
                     "stopped",
                     f"node {fresh.name} is stopped; nothing runs in it",
                 )
+                assert failure.remedy == REMEDIES["stopped"]
         ec2(world, "StartInstances", InstanceId_1=instance)
         assert world.node_exec(fresh.name, ["true"]).rc == 0
         ec2(world, "StopInstances", InstanceId_1=instance)
@@ -89,14 +91,47 @@ def test_a_stopped_node_is_said_to_be_stopped_and_is_in_nobodys_way(world: Sandb
     assert fresh.name not in [node.name for node in world.nodes()], "it ended without any device"
 
 
+def test_an_eni_that_no_packets_pass_is_told_with_the_reason(world: Sandbox, fresh: Node) -> None:
+    node = world.node(fresh.name)
+    made = ec2(world, "CreateNetworkInterface", SubnetId=node.subnet_id).findtext(".//networkInterfaceId") or ""
+    ec2(world, "StopInstances", InstanceId_1=node.instance_id)
+    stopped = ("stopped", f"node {fresh.name} is stopped; nothing runs in it")
+    for where, told in (
+        ("eni-0000", ("unknown", "there is no ENI eni-0000")),
+        (made, ("unknown", f"ENI {made} is attached to no instance")),
+        (fresh.name, stopped),
+        (f"{fresh.name}/ens5", stopped),
+        (node.nics[0].eni_id, stopped),
+    ):
+        with pytest.raises(SandboxFailure) as caught:
+            world.capture(where, 1)
+        assert (caught.value.code, caught.value.text) == told
+    ec2(world, "DeleteNetworkInterface", NetworkInterfaceId=made)
+    ec2(world, "TerminateInstances", InstanceId_1=node.instance_id)
+
+
+def test_what_ec2_refuses_is_told_as_the_callers_mistake(world: Sandbox, fresh: Node) -> None:
+    """With EC2's words and a remedy, and nothing in the log."""
+    instance = world.node(fresh.name).instance_id
+    log = world.folder / place.LOG
+    before = log.read_bytes()
+    ec2(world, "StopInstances", InstanceId_1=instance)
+    with pytest.raises(SandboxFailure, match=f"node {fresh.name} is stopped.*IncorrectInstanceState") as caught:
+        world.reboot(fresh.name)
+    assert (caught.value.code, caught.value.remedy) == ("stopped", REMEDIES["stopped"])
+    assert log.read_bytes() == before
+    ec2(world, "TerminateInstances", InstanceId_1=instance)
+
+
 def test_a_node_is_known_by_its_name_before_the_network_knows_of_it(world: Sandbox) -> None:
     world.time(rate=0)
     world.fault("net-lag", "60")
     try:
         added = [world.node_add(name, "m5.large") for name in ("early", "short-lived")]
         assert [(node.name, node.nics) for node in added] == [("early", []), ("short-lived", [])]
-        with pytest.raises(SandboxFailure, match="node early is running; it has no device yet: is there a net-lag"):
+        with pytest.raises(SandboxFailure, match="node early is running; it has no device yet") as caught:
             world.node_exec("early", ["true"])
+        assert caught.value.remedy == "wait, or clear net-lag=60 with `enid sandbox fault`"
         ec2(world, "TerminateInstances", InstanceId_1=added[1].instance_id)
         world.time(advance=60)
         assert len(world.node("early").nics) == 1
