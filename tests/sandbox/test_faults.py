@@ -83,6 +83,32 @@ def test_failure_before_and_after_the_change(a: Kit) -> None:
     assert a.code(a.ec2.assign_private_ip_addresses, **assign) == "ok"
 
 
+@pytest.mark.parametrize(
+    ("code", "status", "words"),
+    [
+        ("InsufficientInstanceCapacity", 500, "not enough capacity"),
+        ("InsufficientHostCapacity", 500, "Dedicated Host"),
+        ("ServiceUnavailable", 503, "temporary failure"),
+        ("Unavailable", 503, "overloaded"),
+        ("InternalFailure", 500, "unknown error"),
+        ("Unsupported", 400, "not supported"),
+        ("VcpuLimitExceeded", 400, "vCPU limit"),
+        ("MaxSpotInstanceCountExceeded", 400, "Max spot instance count exceeded"),
+        ("InvalidLaunchTemplateName.NotFoundException", 400, "does not exist"),
+    ],
+)
+def test_a_rule_gives_codes_that_the_truth_never_raises(a: Kit, code: str, status: int, words: str) -> None:
+    a.load(rule(action="RunInstances", error=code))
+    run = {"InstanceType": "m5.large", "MinCount": 1, "MaxCount": 1, "SubnetId": a.subnet.subnet_id}
+    image = a.truth.instances[a.node.instance_id].image_id
+    before = list(a.truth.instances)
+    with pytest.raises(ClientError, match=words) as caught:
+        a.ec2.run_instances(**run, ImageId=image)
+    assert caught.value.response["Error"]["Code"] == code
+    assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == status
+    assert list(a.truth.instances) == before
+
+
 def test_delay_and_hang_take_time_of_the_virtual_clock(a: Kit) -> None:
     a.load([*rule(action="DescribeSubnets", delay=7.5), *rule(action="DescribeSubnets", hang=True)])
     begun = a.now()
