@@ -10,6 +10,7 @@ from botocore.exceptions import ClientError, ConnectionClosedError, ReadTimeoutE
 
 from sandbox.base.failures import SandboxFailure
 from sandbox.ec2.records import Instance, Subnet
+from sandbox.ec2.truth import DEFAULT_IMAGE
 from sandbox.face.inprocess import Account
 from tests.sandbox.ec2_kit import Told, model
 
@@ -99,11 +100,16 @@ def test_failure_before_and_after_the_change(a: Kit) -> None:
 )
 def test_a_rule_gives_codes_that_the_truth_never_raises(a: Kit, code: str, status: int, words: str) -> None:
     a.load(rule(action="RunInstances", error=code))
-    run = {"InstanceType": "m5.large", "MinCount": 1, "MaxCount": 1, "SubnetId": a.subnet.subnet_id}
-    image = a.truth.instances[a.node.instance_id].image_id
+    run = {
+        "ImageId": DEFAULT_IMAGE,
+        "InstanceType": "m5.large",
+        "MinCount": 1,
+        "MaxCount": 1,
+        "SubnetId": a.subnet.subnet_id,
+    }
     before = list(a.truth.instances)
     with pytest.raises(ClientError, match=words) as caught:
-        a.ec2.run_instances(**run, ImageId=image)
+        a.ec2.run_instances(**run)
     assert caught.value.response["Error"]["Code"] == code
     assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == status
     assert list(a.truth.instances) == before

@@ -35,7 +35,6 @@ from sandbox.ec2.actions.registry import (
 )
 from sandbox.ec2.limits import InstanceType
 from sandbox.ec2.records import NO_TAGS, Eni, Instance
-from sandbox.ec2.truth import DEFAULT_IMAGE
 from sandbox.ec2.views import Reader
 
 MOST_USER_DATA: Final = 16_384  # bytes; EC2 guide, "Run commands when you launch an EC2 instance with user data input"
@@ -175,7 +174,10 @@ def describe_instances(call: Call) -> Result:
     *TAG_SPECS,
 )
 def run_instances(call: Call) -> Result:
+    """Without launch templates an image must be named. User data is shown in the metadata and not run."""
     members = call.members
+    if "ImageId" not in members:
+        raise errors.MISSING_PARAMETER(name="ImageId")
     if members["MinCount"] != 1 or members["MaxCount"] != 1:
         raise errors.NOT_SIMULATED(what="MinCount and MaxCount other than 1 of action RunInstances")
     if "InstanceType" not in members:
@@ -208,7 +210,7 @@ def run_instances(call: Call) -> Result:
             hop_limit=options.get("HttpPutResponseHopLimit", defaults.hop_limit or 1),
             tokens_required=options.get("HttpTokens", defaults.tokens or "required") == "required",
             metadata_on=options.get("HttpEndpoint", defaults.endpoint or "enabled") == "enabled",
-            image_id=members.get("ImageId", DEFAULT_IMAGE),
+            image_id=members["ImageId"],
             key_name=members.get("KeyName", ""),
             user_data=user_data,
             tags=tags_for(call, "instance", "network-interface"),
