@@ -343,3 +343,34 @@ def test_filters_find_no_terminated_instance_by_the_network_that_it_lost(a: Acco
     a.ec2.terminate_instances(InstanceIds=[a.node.instance_id])
     assert a.ec2.describe_instances(Filters=wanted)["Reservations"] == []
     assert len(a.ec2.describe_instances()["Reservations"]) == 1
+
+
+def test_why_an_instance_stopped_or_ended() -> None:
+    a = make_account()
+    node = a.node.instance_id
+
+    def reasons() -> tuple[Any, str]:
+        [shown] = a.ec2.describe_instances(InstanceIds=[node])["Reservations"][0]["Instances"]
+        return shown.get("StateReason", {}).get("Code"), shown["StateTransitionReason"]
+
+    by_user = "Client.UserInitiatedShutdown"
+    assert reasons() == (None, "")
+    a.truth.delays.stop = a.truth.delays.start = 10
+    a.ec2.stop_instances(InstanceIds=[node])
+    stopped = by_user, "User initiated (2025-06-15 15:06:40 GMT)"
+    assert reasons() == stopped
+    a.clock.time += 10
+    a.truth.tick()
+    assert reasons() == stopped
+    a.ec2.start_instances(InstanceIds=[node])
+    assert reasons() == ("pending", "")
+    a.clock.time += 10
+    a.truth.tick()
+    assert reasons() == (None, "")
+    a.ec2.terminate_instances(InstanceIds=[node])
+    a.truth.tick()
+    ended = by_user, "User initiated (2025-06-15 15:07:00 GMT)"
+    assert reasons() == ended
+    a.clock.time += 60
+    a.ec2.terminate_instances(InstanceIds=[node])
+    assert reasons() == ended
