@@ -9,9 +9,10 @@ recorded answer should replace it. The rows stand in one file per kind of subjec
 
 from __future__ import annotations
 
-from sandbox.ec2 import errors_call, errors_eni, errors_network
+from sandbox.ec2 import errors_call, errors_eni, errors_given, errors_network
 from sandbox.ec2.errors_call import *  # noqa: F403
 from sandbox.ec2.errors_eni import *  # noqa: F403
+from sandbox.ec2.errors_given import *  # noqa: F403
 from sandbox.ec2.errors_network import *  # noqa: F403
 from sandbox.ec2.refusal import Ec2Error as Ec2Error
 from sandbox.ec2.refusal import Rule as Rule
@@ -20,6 +21,6 @@ from sandbox.ec2.refusal import Rule as Rule
 def table() -> dict[str, Rule]:
     """All rules by their name here, for the page of what is simulated."""
     found: dict[str, Rule] = {}
-    for module in (errors_call, errors_eni, errors_network):
+    for module in (errors_call, errors_eni, errors_given, errors_network):
         found.update({name: value for name, value in vars(module).items() if isinstance(value, Rule)})
     return found

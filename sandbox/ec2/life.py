@@ -47,7 +47,7 @@ class Life(Trunks):
                     raise errors.NOT_STOPPABLE(instance=before.instance_id)
             for before in found:
                 if before.state in ("pending", "running"):
-                    stopping = replace(before, state="stopping")
+                    stopping = replace(before, state="stopping", ended_at=self.clock.now())
                     self._put_instance(stopping)
                     self._after(self.delays.stop, partial(self._finish, stopping, "stopped", "eni_detached"), "stop")
             return found
@@ -65,7 +65,7 @@ class Life(Trunks):
                     raise errors.NOT_STARTABLE(instance=before.instance_id)
             for before in found:
                 if before.state == "stopped":
-                    pending = replace(before, state="pending", launched_at=self.clock.now())
+                    pending = replace(before, state="pending", launched_at=self.clock.now(), ended_at=None)
                     self._put_instance(pending)
                     self._after(self.delays.start, partial(self._finish, pending, "running", "eni_attached"), "start")
             return found

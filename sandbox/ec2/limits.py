@@ -39,7 +39,6 @@ class InstanceType:
     memory_mib: int = 8192
     architectures: tuple[str, ...] = ("x86_64",)
     efa: bool = False
-    current_generation: bool = True
     branches: int | None = None  # most branch ENIs of its trunk; 0: takes no trunk; None: not known here
 
     @property
@@ -141,7 +140,7 @@ class Catalogue:
 
 
 def _unpack(name: str, shape: Sequence[object], vcpus: int, memory_mib: int, branches: int | None) -> InstanceType:
-    enis, ipv4, ipv6, cards, default_card, hypervisor, bare_metal, architectures, efa, current = shape
+    enis, ipv4, ipv6, cards, default_card, hypervisor, bare_metal, architectures, efa = shape
     if not (
         isinstance(enis, int) and isinstance(ipv4, int) and isinstance(ipv6, int) and isinstance(default_card, int)
     ):
@@ -161,6 +160,5 @@ def _unpack(name: str, shape: Sequence[object], vcpus: int, memory_mib: int, bra
         memory_mib=memory_mib,
         architectures=tuple(architectures),
         efa=bool(efa),
-        current_generation=bool(current),
         branches=branches if hypervisor == "nitro" or bare_metal else 0,
     )

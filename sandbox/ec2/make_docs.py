@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from sandbox.ec2 import errors
+from sandbox.ec2 import errors, errors_given
 from sandbox.ec2.account.buckets import Buckets
 from sandbox.ec2.account.iam import ROOT
 from sandbox.ec2.account.policy import KEYS, OPERATORS
@@ -100,12 +100,14 @@ def _errors() -> str:
     rows = [(f"`{rule.code}`", rule.status, rule.text, rule.source) for rule in errors.table().values()]
     open_ones = sum("unconfirmed" in rule.source or "wording ours" in rule.source for rule in errors.table().values())
     legend = "".join(f"- `{name}#n`: github.com/{repository}\n" for name, repository in REPOSITORIES.items())
+    given = sorted(rule.code for rule in vars(errors_given).values() if isinstance(rule, errors.Rule))
     return (
         f"## Errors\n\n{len(rows)} rules. `docs` is the page of error codes in the EC2 API reference. {open_ones}"
         " are\n"
         "marked `unconfirmed` or `wording ours`: no answer of AWS with that code or wording was found. A number is an\n"
         "issue or pull request that quotes AWS, of the repository that is named or stands for the short name:\n\n"
-        f"{legend}\n" + _table(("code", "HTTP", "text", "source"), sorted(rows, key=str))
+        f"{legend}\nBy fault rules only: {', '.join(f'`{code}`' for code in given)}.\n\n"
+        + _table(("code", "HTTP", "text", "source"), sorted(rows, key=str))
     )
 
 

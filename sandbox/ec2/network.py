@@ -54,8 +54,11 @@ class Network(Ledger):
     ) -> Vpc:
         """A VPC with its default group. `cidrs[0]` is the primary block; `amazon_ipv6`: with a /56 chosen by AWS.
 
-        Raises VPC_RANGE, LIMIT_VPCS.
+        Raises VPC_RANGE, LIMIT_VPCS, TypeError for one text in place of a list, whose characters would pass for blocks.
         """
+        for name, given in (("cidrs", cidrs), ("ipv6_cidrs", ipv6_cidrs)):
+            if isinstance(given, str):
+                raise TypeError(f"create_vpc: {name}={given!r}: a list of CIDR blocks is needed, as [{given!r}]")
         blocks = tuple(_network4(cidr, errors.VPC_RANGE) for cidr in cidrs)
         if not blocks:
             raise errors.MISSING_PARAMETER(name="cidrBlock")

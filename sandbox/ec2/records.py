@@ -246,6 +246,7 @@ class Instance:
     metadata_on: bool = True
     key_name: str = ""
     user_data: bytes = field(default=b"", repr=False)
+    ended_at: float | None = None  # when it was last told to stop or to end, None while it is to run
     tags: Tags = field(default_factory=lambda: NO_TAGS)
 
     @property

@@ -154,7 +154,7 @@ class Truth(Life):
             found = [self.instance(instance_id) for instance_id in dict.fromkeys(ids)]
             for before in found:
                 if before.state not in ("shutting-down", "terminated"):
-                    self._put_instance(replace(before, state="shutting-down"))
+                    self._put_instance(replace(before, state="shutting-down", ended_at=self.clock.now()))
                     self._after(self.delays.terminate, partial(self._finish_terminate, before.instance_id), "terminate")
             return found
 

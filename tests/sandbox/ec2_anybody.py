@@ -13,7 +13,7 @@ from typing import Final
 
 from sandbox.ec2.actions.registry import ACTIONS
 from sandbox.ec2.api import actions
-from sandbox.ec2.truth import Truth
+from sandbox.ec2.truth import DEFAULT_IMAGE, Truth
 from tests.sandbox.ec2_anybody_parts import NOWHERE, TABLES, Parts, Request
 
 TYPES: Final = (
@@ -253,6 +253,7 @@ class Anybody(Parts):
 
     def _run_instances(self) -> Request:
         return {
+            "ImageId": DEFAULT_IMAGE,
             "InstanceType": self.rng.choice(TYPES),
             "MinCount": 1,
             "MaxCount": 1 if self.rng.random() < 0.95 else 2,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sandbox.ec2 import errors
+from sandbox.ec2.truth import DEFAULT_IMAGE
 from tests.sandbox.ec2_kit import Account
 
 
@@ -36,7 +37,7 @@ def node_of(a: Account, kind: str) -> str:
 
 
 def run(a: Account, **kw: Any) -> Any:
-    asked: dict[str, Any] = {"InstanceType": "sandbox.room", "MinCount": 1, "MaxCount": 1}
+    asked: dict[str, Any] = {"ImageId": DEFAULT_IMAGE, "InstanceType": "sandbox.room", "MinCount": 1, "MaxCount": 1}
     if "NetworkInterfaces" not in kw:
         asked["SubnetId"] = a.subnet.subnet_id
     return a.ec2.run_instances(**{**asked, **kw})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sandbox.ec2.truth import DEFAULT_IMAGE
 from tests.sandbox.ec2_rows import GONE, NO, rows
 
 DOCS = "API reference, Error codes"
@@ -355,7 +356,7 @@ rows("AssignIpv6Addresses", "PrivateIpAddressLimitExceeded", _MANY,
 
 # --- launch -----------------------------------------------------------------------------------------------------------
 
-R = {"InstanceType": "sandbox.tight", "MinCount": 1, "MaxCount": 1}
+R = {"ImageId": DEFAULT_IMAGE, "InstanceType": "sandbox.tight", "MinCount": 1, "MaxCount": 1}
 rows("RunInstances", "PrivateIpAddressLimitExceeded", f"{ADDRESSES}; moto knows no limit",
      *({**R, "NetworkInterfaces": [{"DeviceIndex": 0, **S, **more}]} for more in
      ({COUNT: 4}, {"Ipv4PrefixCount": 4}, {"Ipv6AddressCount": 3})))  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sandbox.ec2.truth import DEFAULT_IMAGE
 from tests.sandbox.ec2_rows import FORM, GONE, NO, rows
 
 DOCS = "API reference, Error codes"
@@ -44,7 +45,10 @@ MALFORMED: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("DeleteSubnet", {"SubnetId": "{vpc}"}),
         ("CreateSubnetCidrReservation", {"SubnetId": "x", "Cidr": "10.0.1.0/28", "ReservationType": "prefix"}),
         ("GetSubnetCidrReservations", {"SubnetId": "x"}),
-        ("RunInstances", {"InstanceType": "m5.large", "MinCount": 1, "MaxCount": 1, "SubnetId": "x"}),
+        (
+            "RunInstances",
+            {"ImageId": DEFAULT_IMAGE, "InstanceType": "m5.large", "MinCount": 1, "MaxCount": 1, "SubnetId": "x"},
+        ),
     ],
     "InvalidVpcID.Malformed": [
         ("DescribeVpcs", {"VpcIds": ["vpc-1"]}),
@@ -82,7 +86,7 @@ for _code, _calls in MALFORMED.items():
 
 # --- what is not there --------------------------------------------------------------------------------------------
 
-RUN = {"InstanceType": "m5.large", "MinCount": 1, "MaxCount": 1, "SubnetId": "{subnet}"}
+RUN = {"ImageId": DEFAULT_IMAGE, "InstanceType": "m5.large", "MinCount": 1, "MaxCount": 1, "SubnetId": "{subnet}"}
 rows("RunInstances", "InvalidAMIID.NotFound", DOCS, {**RUN, "ImageId": f"ami-{GONE}"})
 rows("RunInstances", "InvalidKeyPair.NotFound", DOCS, {**RUN, "KeyName": "nobody"})
 rows("RunInstances", "InvalidInstanceType", DOCS, {**RUN, "InstanceType": "m5.nope"})
@@ -166,13 +170,19 @@ rows(
     {**RUN, "EbsOptimized": False},
     {**RUN, "MaxCount": 2},
     {**RUN, "IamInstanceProfile": {"Name": "r"}},
-    {"MinCount": 1, "MaxCount": 1, "SubnetId": "{subnet}"},
-    {"InstanceType": "m5.large", "MinCount": 1, "MaxCount": 1},
+    {"ImageId": DEFAULT_IMAGE, "MinCount": 1, "MaxCount": 1, "SubnetId": "{subnet}"},
+    {"ImageId": DEFAULT_IMAGE, "InstanceType": "m5.large", "MinCount": 1, "MaxCount": 1},
 )
 rows("RunInstances", "NotSimulated", "ours: the tags of what is not made", *(
     {**RUN, "TagSpecifications": [{"ResourceType": kind, "Tags": [{"Key": "k", "Value": "v"}]}]}
     for kind in ("volume", "spot-instances-request", "elastic-gpu")))  # fmt: skip
-_FORM = {"Action": "RunInstances", "MinCount": "1", "MaxCount": "1", "InstanceType": "m5.large"}
+_FORM = {
+    "Action": "RunInstances",
+    "MinCount": "1",
+    "MaxCount": "1",
+    "InstanceType": "m5.large",
+    "ImageId": DEFAULT_IMAGE,
+}
 _NETWORK = {"NetworkInterface.1.DeviceIndex": "0", "NetworkInterface.1.SubnetId": "{subnet}"}
 rows(
     "RunInstances",

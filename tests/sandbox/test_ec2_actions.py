@@ -248,6 +248,7 @@ def test_run_and_terminate(a: Account) -> None:
     instance_id = instance["InstanceId"]
     seen = a.ec2.describe_instances(InstanceIds=[instance_id])["Reservations"][0]
     assert instance["State"] == {"Code": 0, "Name": "pending"}
+    assert instance.pop("StateReason") == {"Code": "pending", "Message": "pending"}
     assert seen["Instances"] == [{**instance, "State": {"Code": 16, "Name": "running"}}]
     assert instance["MetadataOptions"]["HttpPutResponseHopLimit"] == 2
     [interface] = instance["NetworkInterfaces"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sandbox.ec2.actions.registry import ACTIONS
+from sandbox.ec2.truth import DEFAULT_IMAGE
 from tests.sandbox.ec2_kit import check, make_account
 
 
@@ -30,7 +31,7 @@ def test_every_action_is_answered() -> None:
     assert ec2.describe_instance_types(InstanceTypes=["m5.large"])["InstanceTypes"]
     ec2.modify_instance_metadata_defaults(HttpPutResponseHopLimit=2)
     assert ec2.get_instance_metadata_defaults()["AccountLevel"]["HttpPutResponseHopLimit"] == 2
-    run = {"InstanceType": "sandbox.trunk", "MinCount": 1, "MaxCount": 1, "SubnetId": subnet}
+    run = {"ImageId": DEFAULT_IMAGE, "InstanceType": "sandbox.trunk", "MinCount": 1, "MaxCount": 1, "SubnetId": subnet}
     node = ec2.run_instances(**run, SecurityGroupIds=[group])["Instances"][0]["InstanceId"]
     ec2.modify_instance_metadata_options(InstanceId=node, HttpTokens="optional")
     ec2.reboot_instances(InstanceIds=[node])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from sandbox.ec2 import make_data
 from sandbox.ec2.api import actions
 from sandbox.ec2.errors import Ec2Error
 from sandbox.ec2.limits import Catalogue
+from tests.sandbox.ec2_kit import make_account
 
 
 def test_the_model_is_botocores() -> None:
@@ -36,6 +38,24 @@ def test_known_types(name: str, enis: int, ipv4: int, cards: int, prefixes: bool
     kind = Catalogue().get(name)
     assert (kind.enis, kind.ipv4_per_eni, len(kind.cards), kind.prefixes) == (enis, ipv4, cards, prefixes)
     assert sum(kind.cards) >= kind.enis or cards == 1
+
+
+def test_what_is_told_of_types_is_what_the_collection_tells() -> None:
+    """Cards and zeroes that the collection leaves out apart."""
+
+    def agrees(mine: Any, theirs: Any) -> bool:
+        if isinstance(mine, dict):
+            return all(agrees(value, theirs[key]) for key, value in mine.items() if key in theirs)
+        if isinstance(mine, list | tuple):
+            return len(mine) == len(theirs) and all(map(agrees, mine, theirs))
+        return bool(mine == theirs)
+
+    a, told = make_account(), make_data.collected_types()
+    pages = a.ec2.get_paginator("describe_instance_types").paginate()
+    shown = {one["InstanceType"]: one for page in pages for one in page["InstanceTypes"]}
+    assert told.keys() <= shown.keys()
+    assert [name for name, theirs in told.items() if not agrees(shown[name], theirs)] == []
+    assert all("CurrentGeneration" not in one for one in shown.values())
 
 
 def test_all_types_can_be_read() -> None:

@@ -31,3 +31,9 @@ def test_the_page_says_whose_numbers_its_sources_are() -> None:
     assert short <= make_docs.REPOSITORIES.keys()
     made = make_docs.page(ec2_rows.counts())
     assert {name for name in short if f"- `{name}#n`: github.com/" in made} == short != set()
+
+
+def test_the_page_says_which_codes_only_rules_give() -> None:
+    [line] = [one for one in make_docs.page(ec2_rows.counts()).splitlines() if one.startswith("By fault rules only")]
+    assert "`InsufficientInstanceCapacity`" in line
+    assert "`InsufficientFreeAddressesInSubnet`" not in line

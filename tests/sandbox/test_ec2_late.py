@@ -9,6 +9,7 @@ import pytest
 from sandbox.base.http import Request
 from sandbox.ec2.codec import Model
 from sandbox.ec2.imds import TOKEN_HEADER, TOKEN_PATH, TTL_HEADER, Imds
+from sandbox.ec2.truth import DEFAULT_IMAGE
 from sandbox.ec2.views import SWEEP_FROM
 from tests.sandbox.ec2_ask import ask, code
 from tests.sandbox.ec2_kit import Account, make_account
@@ -85,7 +86,13 @@ def test_the_count_of_free_addresses_is_as_late_as_the_enis(a: Account) -> None:
 
 def test_a_launch_answers_with_the_network_that_a_late_view_does_not_show(a: Account) -> None:
     a.truth.api.lag = 10
-    run = {"InstanceType": "m5.large", "MinCount": 1, "MaxCount": 1, "SubnetId": a.subnet.subnet_id}
+    run = {
+        "ImageId": DEFAULT_IMAGE,
+        "InstanceType": "m5.large",
+        "MinCount": 1,
+        "MaxCount": 1,
+        "SubnetId": a.subnet.subnet_id,
+    }
     [made] = ask(a.api, "RunInstances", run)["Instances"]
     assert [one["PrivateIpAddress"] for one in made["NetworkInterfaces"]] == [made["PrivateIpAddress"]]
     assert made["SecurityGroups"][0]["GroupName"] == "default"

@@ -13,11 +13,12 @@ import pytest
 
 from sandbox.base.http import Request
 from sandbox.ec2.imds import Imds
+from sandbox.ec2.truth import DEFAULT_IMAGE
 from tests.sandbox import ec2_rows
 from tests.sandbox.ec2_ask import ask, code
 from tests.sandbox.ec2_kit import Account, check, make_account
 
-RUN = {"InstanceType": "sandbox.room", "MinCount": 1, "MaxCount": 1}
+RUN = {"ImageId": DEFAULT_IMAGE, "InstanceType": "sandbox.room", "MinCount": 1, "MaxCount": 1}
 LINES: list[tuple[str, str, Callable[[Asker], None]]] = []
 
 

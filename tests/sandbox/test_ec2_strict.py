@@ -13,8 +13,10 @@ import pytest
 from botocore.exceptions import ClientError
 
 from sandbox.ec2.actions.registry import ACTIONS
-from sandbox.ec2.truth import Wanted
+from sandbox.ec2.truth import DEFAULT_IMAGE, Wanted
 from tests.sandbox.ec2_kit import Account, check, make_account, make_client, model, refused, signed, state
+
+RUN = {"Action": "RunInstances", "ImageId": DEFAULT_IMAGE}
 
 
 @pytest.fixture
@@ -97,14 +99,17 @@ def test_filters_that_are_not_modelled_are_refused_by_name(a: Account, action: s
         ({"Action": "DescribeVpcs", "Filter.1.Name": "vpc-id"}, "MissingParameter", "Filter.1.Value"),
         ({"Action": "DeleteNetworkInterface"}, "MissingParameter", "NetworkInterfaceId"),
         ({"Action": "AttachNetworkInterface", "DeviceIndex": "1"}, "MissingParameter", "NetworkInterfaceId"),
-        ({"Action": "RunInstances", "MinCount": "1", "MaxCount": "1"}, "NotSimulated", "InstanceType"),
+        ({**RUN, "MaxCount": "1"}, "MissingParameter", "MinCount"),
+        ({**RUN, "MinCount": "1"}, "MissingParameter", "MaxCount"),
+        ({"Action": "RunInstances", "MinCount": "1", "MaxCount": "1"}, "MissingParameter", "ImageId"),
+        ({**RUN, "MinCount": "1", "MaxCount": "1"}, "NotSimulated", "InstanceType"),
         (
-            {"Action": "RunInstances", "MinCount": "1", "MaxCount": "2", "InstanceType": "m5.large"},
+            {**RUN, "MinCount": "1", "MaxCount": "2", "InstanceType": "m5.large"},
             "NotSimulated",
             "MaxCount",
         ),
         (
-            {"Action": "RunInstances", "MinCount": "1", "MaxCount": "1", "InstanceType": "m5.large"},
+            {**RUN, "MinCount": "1", "MaxCount": "1", "InstanceType": "m5.large"},
             "NotSimulated",
             "without a subnet",
         ),
@@ -149,7 +154,7 @@ def test_unknown_actions_parse_as_errors_in_boto3(a: Account) -> None:
 def launch(a: Account, **network: Any) -> dict[str, Any]:
     interface = {"DeviceIndex": 0, "SubnetId": a.subnet.subnet_id, **network}
     answer: dict[str, Any] = a.ec2.run_instances(
-        InstanceType="sandbox.room", MinCount=1, MaxCount=1, NetworkInterfaces=[interface]
+        ImageId=DEFAULT_IMAGE, InstanceType="sandbox.room", MinCount=1, MaxCount=1, NetworkInterfaces=[interface]
     )
     [primary] = answer["Instances"][0]["NetworkInterfaces"]
     return a.describe(primary["NetworkInterfaceId"])
@@ -254,10 +259,20 @@ def test_client_token(a: Account) -> None:
         a.new(**{**kw, "Description": "other"})
     # a token belongs to one action
     launched = a.ec2.run_instances(
-        InstanceType="m5.large", MinCount=1, MaxCount=1, SubnetId=a.subnet.subnet_id, ClientToken="once"
+        ImageId=DEFAULT_IMAGE,
+        InstanceType="m5.large",
+        MinCount=1,
+        MaxCount=1,
+        SubnetId=a.subnet.subnet_id,
+        ClientToken="once",
     )
     again = a.ec2.run_instances(
-        InstanceType="m5.large", MinCount=1, MaxCount=1, SubnetId=a.subnet.subnet_id, ClientToken="once"
+        ImageId=DEFAULT_IMAGE,
+        InstanceType="m5.large",
+        MinCount=1,
+        MaxCount=1,
+        SubnetId=a.subnet.subnet_id,
+        ClientToken="once",
     )
     assert launched["Instances"] == again["Instances"]
 

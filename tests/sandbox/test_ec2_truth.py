@@ -460,3 +460,13 @@ def test_many_threads_take_each_address_once() -> None:
     assert failures == []
     assert len(a.truth.enis) == 161
     check(a.truth)
+
+
+def test_one_text_is_no_list_of_blocks() -> None:
+    a = make_account()
+    before = dict(a.truth.vpcs)
+    with pytest.raises(TypeError, match=r"cidrs='10.7.0.0/16': a list of CIDR blocks is needed"):
+        a.truth.create_vpc("10.7.0.0/16")
+    with pytest.raises(TypeError, match="ipv6_cidrs='2001:db8::/56': a list"):
+        a.truth.create_vpc(["10.7.0.0/16"], ipv6_cidrs="2001:db8::/56")
+    assert dict(a.truth.vpcs) == before

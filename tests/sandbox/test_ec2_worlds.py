@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sandbox.ec2.truth import Truth
+from sandbox.ec2.truth import DEFAULT_IMAGE, Truth
 from tests.sandbox.ec2_kit import Account, HandClock, check, make_account, refused
 
 
@@ -147,7 +147,13 @@ def test_a_stopped_instance_keeps_its_enis_and_addresses(a: Account) -> None:
 
 
 def test_a_launched_instance_is_pending_first(a: Account) -> None:
-    run = {"InstanceType": "m5.large", "MinCount": 1, "MaxCount": 1, "SubnetId": a.subnet.subnet_id}
+    run = {
+        "ImageId": DEFAULT_IMAGE,
+        "InstanceType": "m5.large",
+        "MinCount": 1,
+        "MaxCount": 1,
+        "SubnetId": a.subnet.subnet_id,
+    }
     [made] = a.ec2.run_instances(**run)["Instances"]
     assert made["State"] == {"Code": 0, "Name": "pending"}
     assert shown_state(a, made["InstanceId"]) == {"Code": 16, "Name": "running"}
@@ -178,7 +184,13 @@ def test_a_launch_that_was_stopped_does_not_hasten_the_next_start(a: Account) ->
 
 def test_user_data_is_base64_on_the_wire_only(a: Account) -> None:
     """boto3 encodes it as the protocol asks; the instance finds what was given."""
-    run = {"InstanceType": "m5.large", "MinCount": 1, "MaxCount": 1, "SubnetId": a.subnet.subnet_id}
+    run = {
+        "ImageId": DEFAULT_IMAGE,
+        "InstanceType": "m5.large",
+        "MinCount": 1,
+        "MaxCount": 1,
+        "SubnetId": a.subnet.subnet_id,
+    }
     [made] = a.ec2.run_instances(**run, UserData="#!/bin/sh\necho é")["Instances"]
     assert a.truth.instance(made["InstanceId"]).user_data == "#!/bin/sh\necho é".encode()
 
@@ -248,7 +260,13 @@ def test_metadata_options_and_defaults(a: Account) -> None:
     a.ec2.modify_instance_metadata_defaults(HttpTokens="optional", HttpPutResponseHopLimit=2)
     level = a.ec2.get_instance_metadata_defaults()["AccountLevel"]
     assert (level["HttpTokens"], level["HttpPutResponseHopLimit"]) == ("optional", 2)
-    run = {"InstanceType": "m5.large", "MinCount": 1, "MaxCount": 1, "SubnetId": a.subnet.subnet_id}
+    run = {
+        "ImageId": DEFAULT_IMAGE,
+        "InstanceType": "m5.large",
+        "MinCount": 1,
+        "MaxCount": 1,
+        "SubnetId": a.subnet.subnet_id,
+    }
     [made] = a.ec2.run_instances(**run)["Instances"]
     assert (made["MetadataOptions"]["HttpTokens"], made["MetadataOptions"]["HttpPutResponseHopLimit"]) == (
         "optional",
@@ -263,7 +281,13 @@ def test_metadata_options_and_defaults(a: Account) -> None:
 
 
 def test_a_token_of_a_terminated_instance_launches_nothing(a: Account) -> None:
-    run = {"InstanceType": "m5.large", "MinCount": 1, "MaxCount": 1, "SubnetId": a.subnet.subnet_id}
+    run = {
+        "ImageId": DEFAULT_IMAGE,
+        "InstanceType": "m5.large",
+        "MinCount": 1,
+        "MaxCount": 1,
+        "SubnetId": a.subnet.subnet_id,
+    }
     [made] = a.ec2.run_instances(**run, ClientToken="t")["Instances"]
     a.ec2.terminate_instances(InstanceIds=[made["InstanceId"]])
     with refused(a, "IdempotentInstanceTerminated"):
@@ -319,3 +343,34 @@ def test_filters_find_no_terminated_instance_by_the_network_that_it_lost(a: Acco
     a.ec2.terminate_instances(InstanceIds=[a.node.instance_id])
     assert a.ec2.describe_instances(Filters=wanted)["Reservations"] == []
     assert len(a.ec2.describe_instances()["Reservations"]) == 1
+
+
+def test_why_an_instance_stopped_or_ended() -> None:
+    a = make_account()
+    node = a.node.instance_id
+
+    def reasons() -> tuple[Any, str]:
+        [shown] = a.ec2.describe_instances(InstanceIds=[node])["Reservations"][0]["Instances"]
+        return shown.get("StateReason", {}).get("Code"), shown["StateTransitionReason"]
+
+    by_user = "Client.UserInitiatedShutdown"
+    assert reasons() == (None, "")
+    a.truth.delays.stop = a.truth.delays.start = 10
+    a.ec2.stop_instances(InstanceIds=[node])
+    stopped = by_user, "User initiated (2025-06-15 15:06:40 GMT)"
+    assert reasons() == stopped
+    a.clock.time += 10
+    a.truth.tick()
+    assert reasons() == stopped
+    a.ec2.start_instances(InstanceIds=[node])
+    assert reasons() == ("pending", "")
+    a.clock.time += 10
+    a.truth.tick()
+    assert reasons() == (None, "")
+    a.ec2.terminate_instances(InstanceIds=[node])
+    a.truth.tick()
+    ended = by_user, "User initiated (2025-06-15 15:07:00 GMT)"
+    assert reasons() == ended
+    a.clock.time += 60
+    a.ec2.terminate_instances(InstanceIds=[node])
+    assert reasons() == ended

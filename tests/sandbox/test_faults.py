@@ -10,6 +10,7 @@ from botocore.exceptions import ClientError, ConnectionClosedError, ReadTimeoutE
 
 from sandbox.base.failures import SandboxFailure
 from sandbox.ec2.records import Instance, Subnet
+from sandbox.ec2.truth import DEFAULT_IMAGE
 from sandbox.ec2.views import Delayed
 from sandbox.face.inprocess import Account
 from sandbox.world.switches import HELP, Switches
@@ -83,6 +84,37 @@ def test_failure_before_and_after_the_change(a: Kit) -> None:
     assert a.code(a.ec2.assign_private_ip_addresses, **assign) == "InternalError"
     assert len(a.truth.eni(a.eni).addresses) == 5
     assert a.code(a.ec2.assign_private_ip_addresses, **assign) == "ok"
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "words"),
+    [
+        ("InsufficientInstanceCapacity", 500, "not enough capacity"),
+        ("InsufficientHostCapacity", 500, "Dedicated Host"),
+        ("ServiceUnavailable", 503, "temporary failure"),
+        ("Unavailable", 503, "overloaded"),
+        ("InternalFailure", 500, "unknown error"),
+        ("Unsupported", 400, "not supported"),
+        ("VcpuLimitExceeded", 400, "vCPU limit"),
+        ("MaxSpotInstanceCountExceeded", 400, "Max spot instance count exceeded"),
+        ("InvalidLaunchTemplateName.NotFoundException", 400, "does not exist"),
+    ],
+)
+def test_a_rule_gives_codes_that_the_truth_never_raises(a: Kit, code: str, status: int, words: str) -> None:
+    a.load(rule(action="RunInstances", error=code))
+    run = {
+        "ImageId": DEFAULT_IMAGE,
+        "InstanceType": "m5.large",
+        "MinCount": 1,
+        "MaxCount": 1,
+        "SubnetId": a.subnet.subnet_id,
+    }
+    before = list(a.truth.instances)
+    with pytest.raises(ClientError, match=words) as caught:
+        a.ec2.run_instances(**run)
+    assert caught.value.response["Error"]["Code"] == code
+    assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == status
+    assert list(a.truth.instances) == before
 
 
 def test_delay_and_hang_take_time_of_the_virtual_clock(a: Kit) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from sandbox.ec2 import errors
@@ -35,7 +36,6 @@ from sandbox.ec2.actions.registry import (
 )
 from sandbox.ec2.limits import InstanceType
 from sandbox.ec2.records import NO_TAGS, Eni, Instance
-from sandbox.ec2.truth import DEFAULT_IMAGE
 from sandbox.ec2.views import Reader
 
 MOST_USER_DATA: Final = 16_384  # bytes; EC2 guide, "Run commands when you launch an EC2 instance with user data input"
@@ -99,11 +99,31 @@ def _instance(call: Call, instance: Instance, reader: Reader | None) -> Result:
         "SecurityGroups": group_list(groups_of(call, primary)) if primary else [],
         "SourceDestCheck": primary.source_dest_check if primary else None,
         "State": state_result(instance.state),
+        "StateReason": _state_reason(instance),
+        "StateTransitionReason": _transition_reason(instance),
         "SubnetId": None if gone else instance.subnet_id,
         "Tags": tag_set(instance.tags),
         "VirtualizationType": "hvm",
         "VpcId": None if gone else instance.vpc_id,
     }
+
+
+def _state_reason(instance: Instance) -> Result | None:
+    """API reference, StateReason: codes and their messages; an instance that runs has none."""
+    if instance.state == "pending":
+        return {"Code": "pending", "Message": "pending"}
+    if instance.ended_at is None:
+        return None
+    code = "Client.UserInitiatedShutdown"
+    return {"Code": code, "Message": f"{code}: User initiated shutdown"}
+
+
+def _transition_reason(instance: Instance) -> str:
+    """As in the EC2 guide, "Troubleshoot instance termination": why and when; empty of one that runs."""
+    if instance.ended_at is None:
+        return ""
+    at = datetime.fromtimestamp(instance.ended_at, UTC)
+    return f"User initiated ({at:%Y-%m-%d %H:%M:%S} GMT)"
 
 
 def metadata_options(call: Call, instance: Instance) -> Result:
@@ -175,7 +195,10 @@ def describe_instances(call: Call) -> Result:
     *TAG_SPECS,
 )
 def run_instances(call: Call) -> Result:
+    """Without launch templates an image must be named. User data is shown in the metadata and not run."""
     members = call.members
+    if "ImageId" not in members:
+        raise errors.MISSING_PARAMETER(name="ImageId")
     if members["MinCount"] != 1 or members["MaxCount"] != 1:
         raise errors.NOT_SIMULATED(what="MinCount and MaxCount other than 1 of action RunInstances")
     if "InstanceType" not in members:
@@ -208,7 +231,7 @@ def run_instances(call: Call) -> Result:
             hop_limit=options.get("HttpPutResponseHopLimit", defaults.hop_limit or 1),
             tokens_required=options.get("HttpTokens", defaults.tokens or "required") == "required",
             metadata_on=options.get("HttpEndpoint", defaults.endpoint or "enabled") == "enabled",
-            image_id=members.get("ImageId", DEFAULT_IMAGE),
+            image_id=members["ImageId"],
             key_name=members.get("KeyName", ""),
             user_data=user_data,
             tags=tags_for(call, "instance", "network-interface"),
@@ -278,7 +301,6 @@ def terminate_instances(call: Call) -> Result:
 
 TYPE_FILTERS: Final[dict[str, Getter[InstanceType]]] = {
     "bare-metal": lambda _c, t: (lower(t.bare_metal),),
-    "current-generation": lambda _c, t: (lower(t.current_generation),),
     "hypervisor": lambda _c, t: (t.hypervisor,) if t.hypervisor else (),
     "instance-type": lambda _c, t: (t.name,),
     "network-info.efa-supported": lambda _c, t: (lower(t.efa),),
@@ -290,7 +312,6 @@ TYPE_FILTERS: Final[dict[str, Getter[InstanceType]]] = {
 def _type(kind: InstanceType) -> Result:
     return {
         "BareMetal": kind.bare_metal,
-        "CurrentGeneration": kind.current_generation,
         "Hypervisor": kind.hypervisor or None,
         "InstanceType": kind.name,
         "MemoryInfo": {"SizeInMiB": kind.memory_mib},
@@ -313,7 +334,7 @@ def _type(kind: InstanceType) -> Result:
 
 @action("DescribeInstanceTypes", "InstanceTypes", *FILTERS, *PAGING, filters=TYPE_FILTERS)
 def describe_instance_types(call: Call) -> Result:
-    """Pages of 100 even if not asked for (API reference: MaxResults from 5 to 100)."""
+    """Pages of 100 even if not asked for (API reference: MaxResults from 5 to 100). `CurrentGeneration` is not told."""
     types = call.truth.types
     names = call.members.get("InstanceTypes")
     if names and len(names) > 100:
