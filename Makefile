@@ -22,7 +22,7 @@ demo: setup ## three nodes, sixty pods, a crash of every daemon, and no trace le
 
 test: ## all tests
 	@./setup.sh test
-	@$(PY) -m pytest -n $(WORKERS) --dist loadfile
+	@$(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 check: ## style, types, import contracts
 	@./setup.sh check

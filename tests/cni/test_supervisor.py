@@ -330,7 +330,8 @@ def test_orphans_are_reaped(tree: Tree) -> None:
     process = tree.start()
     wait_for(orphan.exists)
     pid = int(orphan.read_text())
-    assert Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1] == str(process.pid)
+    stat = Path(f"/proc/{pid}/stat")
+    wait_for(lambda: stat.read_text().rpartition(") ")[2].split()[1] == str(process.pid))
     with (tree.folder / "fifo").open("w"):
         pass
     wait_for(lambda: not Path(f"/proc/{pid}").exists())
