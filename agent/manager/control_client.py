@@ -43,8 +43,8 @@ class ControlClient:
         self._socket.settimeout(timeout)
         try:
             self._socket.connect(path)
-            self._expect(self._send(control.Hello(role="manager")), control.Done)
-            snapshot = self._expect(self._send(control.GetSnapshot(watch=True)), control.Snapshot)
+            self._expect(control.Hello(role="manager"), control.Done)
+            snapshot = self._expect(control.GetSnapshot(watch=True), control.Snapshot)
         except OSError as error:
             self._socket.close()
             raise AgentGone(f"the agent does not answer on {path}", cause=str(error), retry_after=0.5) from error
@@ -88,7 +88,7 @@ class ControlClient:
         answers: list[control.Done | control.Refused] = []
         for at in range(0, len(requests), PIPELINE):
             batch = requests[at : at + PIPELINE]
-            numbers = [self._send(request) for request in batch]
+            numbers = self._send(*batch)
             for number, request in zip(numbers, batch, strict=True):
                 answer = self._answer(number)
                 if isinstance(answer, control.Done):
@@ -138,16 +138,19 @@ class ControlClient:
 
     # --- frames -----------------------------------------------------------------------------------------
 
-    def _send(self, request: control.Request) -> int:
-        number, self._next = self._next, self._next + 1
+    def _send(self, *requests: control.Request) -> list[int]:
+        """All in one write, so that the agent gets all or none of a few, whenever this process dies. Their numbers."""
+        numbers = list(range(self._next, self._next + len(requests)))
+        self._next += len(requests)
+        frames = [control.RequestFrame(*one) for one in zip(numbers, requests, strict=True)]
         try:
-            self._socket.sendall(control.encode(control.RequestFrame(number, request)))
+            self._socket.sendall(b"".join(map(control.encode, frames)))
         except OSError as error:
             raise AgentGone(f"the agent went away from {self._path}", cause=str(error), retry_after=0.5) from error
-        return number
+        return numbers
 
-    def _expect(self, number: int, kind: type[T]) -> T:
-        answer = self._answer(number)
+    def _expect(self, request: control.Request, kind: type[T]) -> T:
+        answer = self._answer(*self._send(request))
         if isinstance(answer, kind):
             return answer
         text = answer.text if isinstance(answer, control.Refused) else type(answer).__name__

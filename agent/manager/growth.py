@@ -139,12 +139,13 @@ class Growth:
                 self._failures.growth_failed(CREATE, step, new.error or EnidError("no link"), started, ())
                 self.audit_wanted = True
                 return
-            managed = self._pool.enter(made.eni, made.attachment, new.placed, tools.clock.now())
-            self._pool.confirm(managed, made.eni.addresses)
+            now = tools.clock.now()
+            state.memory.give(made.eni.eni_id, made.eni.addresses, now)
+            self._pool.enter(made.eni, made.attachment, new.placed, now)
             state.grow.worked(CREATE)
             self._failures.worked(step, started)
             if made.shortage:
-                self._failures.shortage((managed.eni.subnet_id,))
+                self._failures.shortage((made.eni.subnet_id,))
 
         tools.growth.start(work, done)
 

@@ -66,8 +66,7 @@ class Intake:
             # A damaged journal may bring back what we are giving back, or have given back a moment ago.
             mine = [(b.eni_id, b.base) for b in client.blocks.values() if b.eni_id == managed.eni_id]
             self._pool.quarantine(key for key in mine if not memory.stays(*key, managed.asked))
-            self._pool.tell(managed)
-            self._pool.give(managed, managed.held)
+            self._pool.tell(managed, managed.held)
         self._pool.align()
 
     def doubts(self, now: float) -> frozenset[Hashable]:
@@ -216,8 +215,7 @@ class Intake:
                 self._tools.host.forget_eni(eni.mac)
                 return
             state.strangers.discard(eni.eni_id)
-            managed = self._enter(latest, outcome.value)
-            self._pool.give(managed, managed.held)
+            self._enter(latest, outcome.value)
             self._pool.align()
 
         # Not among the checks: these wait for EC2, and pods may wait for this ENI.

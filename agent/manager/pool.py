@@ -61,9 +61,11 @@ class Pool:
     def enter(
         self, eni: Ec2Eni, attachment: Attachment, placed: Placed, asked: float, *, ours: bool = True
     ) -> ManagedEni:
-        """Take an ENI into the node's state, and tell the agent of it. Without its addresses: see `give`.
+        """Take an ENI into the node's state, and tell the agent of it and of those addresses whose life allows it.
 
-        `asked`: when EC2 was asked for what `eni` says; `ours`: its tags let us use it.
+        All in one message: what a manager that dies in between leaves untold, the next one may give to nobody for a
+        minute, since it could be what an Unassign has taken. `asked`: when EC2 was asked for what `eni` says; `ours`:
+        its tags let us use it.
         """
         managed = ManagedEni(
             eni=eni,
@@ -80,12 +82,12 @@ class Pool:
         )
         self._state.managed[eni.eni_id] = managed
         self._state.others.pop(eni.eni_id, None)
-        self.tell(managed)
+        self.tell(managed, managed.held)
         return managed
 
-    def tell(self, managed: ManagedEni) -> None:
-        """Tell the agent of an ENI."""
-        self._ask([control.SetEni(managed.message())])
+    def tell(self, managed: ManagedEni, addresses: Iterable[str] = ()) -> None:
+        """Tell the agent of an ENI, and in the same message `give` it addresses."""
+        self._ask([control.SetEni(managed.message()), *self._blocks(managed, addresses)])
 
     def allowed(self, subnet_id: str) -> bool:
         """Whether ENIs in this subnet take part; one of a foreign VPC or an unknown subnet does."""
@@ -107,8 +109,11 @@ class Pool:
 
     def give(self, managed: ManagedEni, addresses: Iterable[str]) -> None:
         """Give addresses that an ENI holds to the pool, as far as their life allows it."""
+        self._ask(self._blocks(managed, addresses))
+
+    def _blocks(self, managed: ManagedEni, addresses: Iterable[str]) -> list[control.Request]:
         if self._state.managed.get(managed.eni_id) is not managed or not managed.changeable:
-            return
+            return []
         known = {block.base for block in self._tools.link.blocks}
         memory = self._state.memory
         fresh = [
@@ -117,7 +122,7 @@ class Pool:
             if address not in known and memory.may_have(managed.eni_id, address, managed.asked)
         ]
         state: control.State = "open" if managed.open else "draining"
-        self._ask([control.AddBlock(managed.eni_id, a, ADDRESS_BITS, "address", state) for a in fresh])
+        return [control.AddBlock(managed.eni_id, a, ADDRESS_BITS, "address", state) for a in fresh]
 
     def confirm(self, managed: ManagedEni, addresses: Iterable[str]) -> None:
         """EC2 has just answered a change with these addresses: the ENI holds them, and the pool gets them."""

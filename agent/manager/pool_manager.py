@@ -85,15 +85,11 @@ class PoolManager:
         self._told = None
 
     def _unserved(self) -> bool:
-        """Whether EC2 shows addresses on our ENIs that the agent does not hold yet, as after a restart."""
+        """Whether EC2 shows addresses on our ENIs that the agent does not hold yet, as after a restart. Those that rest
+        count too: in a minute they, or the room that they take up, can be had."""
         known = {block.base for block in self._tools.link.blocks}
-        memory = self._state.memory
-        return any(
-            address not in known and memory.may_have(managed.eni_id, address, managed.asked)
-            for managed in self._state.managed.values()
-            if managed.open
-            for address in managed.held
-        )
+        open_enis = [managed for managed in self._state.managed.values() if managed.open]
+        return any(not managed.held <= known for managed in open_enis)
 
     def _tell_outlook(self, limit: planner.Limit | None, trouble: str, now: float) -> None:
         """Whether more can come. An ADD that has waited in vain names the trouble, even if there still is hope."""

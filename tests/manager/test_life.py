@@ -254,6 +254,25 @@ def test_an_address_beside_the_pool_comes_in_when_ec2_shows_it_later_too(b: Benc
     assert assigned in b.agent.open()
 
 
+def test_what_an_earlier_life_has_not_told_the_agent_is_waited_for_and_not_called_full(b: Bench) -> None:
+    """It died between EC2's answer and its word to the agent. Every ENI is full by EC2, of addresses that rest."""
+    b.start(warm_eni_target=0)
+    b.settled(PER_ENI)
+    b.agent.add_pods(3 * PER_ENI + 1)
+    b.served()
+    b.settled(4 * PER_ENI)
+    b.kill()
+    for base in b.agent.open() - b.agent.used():
+        del b.agent.addresses[base]
+    b.agent.add_pods(3)
+    b.start(warm_eni_target=0)
+    until("known", lambda: b.manager is not None and b.manager._audit.settled)
+    b.pass_time(240, 10, lambda: not b.agent.waiting)
+    assert (b.agent.waiting, b.agent.failed) == ([], [])
+    assert len(b.agent.used()) == 3 * PER_ENI + 4
+    assert b.agent.used() <= b.in_ec2()
+
+
 def test_an_eni_that_an_earlier_life_was_removing_does_not_come_back(b: Bench) -> None:
     second = b.two_enis()
     b.kill()
