@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NoReturn, TypeVar
 
-from agent.manager.eni_errors import NotAttached, PerhapsAttached, StillAttached, SubnetsFull
+from agent.manager.eni_errors import AddressesRest, NotAttached, PerhapsAttached, StillAttached, SubnetsFull
 from agent.manager.owner import Owner
 from clients.budget import Priority
 from clients.clock import Clock
@@ -123,8 +123,7 @@ class EniSteps:
                 shown = self._new_addresses(eni_id, held, priority)
                 found = tuple(a for a in shown if a not in resting)
                 if shown and not found:
-                    # They may be gone, or ours again by an answer that was lost: that teaches nothing of the limit.
-                    raise
+                    raise AddressesRest(error, shown) from error
                 return Added(found, confirmed=False, refused=not found)
             if not outcome_unknown(error):
                 raise

@@ -10,11 +10,11 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
-from agent.manager.eni_errors import NotAttached, SubnetsFull
+from agent.manager.eni_errors import AddressesRest, NotAttached, SubnetsFull
 from agent.manager.state import NodeState, Stranded
 from agent.manager.tools import Tools
 from clients.ec2_codes import NO_ADDRESSES, never_happened, pause_after
-from core.backoff import LASTING, PASSING
+from core.backoff import LASTING, PASSING, RESTING
 from core.errors import Ec2Error, EnidError
 
 BLOCKED_S: Final = 120.0
@@ -47,7 +47,8 @@ class Failures:
         text = error.text if isinstance(error, EnidError) else f"{type(error).__name__}: {error}"
         if isinstance(error, NotAttached) and error.stranded:
             self._state.stranded[error.stranded] = Stranded(error.cause, error.hopeful)
-        hold = self._state.grow.failed(name, pause_after(error), now, chance, text)
+        pause = RESTING if isinstance(error, AddressesRest) else pause_after(error)
+        hold = self._state.grow.failed(name, pause, now, chance, text)
         log.info("%s: not tried again for %.1f s", step, hold.until - now)
         # A lost answer may have been a yes, and a refusal shows that we see the node as it is no more.
         return not (isinstance(error, Ec2Error) and never_happened(error))

@@ -220,6 +220,7 @@ class Bench:
         if self.manager is not None:
             self.manager.close()
             self.manager = None
+            self.agent.left()
         assert self._error == []
 
     def restart_agent(self) -> None:

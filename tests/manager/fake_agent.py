@@ -51,6 +51,7 @@ class FakeAgent:
         self._clients: list[socket.socket] = []
         self._watchers: list[socket.socket] = []
         self._manager: socket.socket | None = None
+        self._parted = threading.Condition(self.lock)
         self._listener = socket.socket(socket.AF_UNIX)
         self.path.unlink(missing_ok=True)
         self._listener.bind(str(self.path))
@@ -105,6 +106,11 @@ class FakeAgent:
         while len(self.waiting) > hope:
             self.waiting.pop()
             self.failed.append(f"{told.code}: {told.text}")
+
+    def left(self) -> None:
+        """Wait until it knows that its manager is gone, as a killed process's agent does before any later call."""
+        with self._parted:
+            assert self._parted.wait_for(lambda: self._manager is None, 15)
 
     def tell(self) -> None:
         """A test has changed something."""
@@ -204,6 +210,7 @@ class FakeAgent:
             if client is self._manager:
                 # Whether more can come is the next manager's to say.
                 self._manager, self.outlook = None, None
+                self._parted.notify_all()
 
     def _talk(self, client: socket.socket) -> None:
         buffer = bytearray()

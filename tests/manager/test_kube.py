@@ -142,7 +142,8 @@ def test_a_server_that_trickles_is_cut_off(tmp_path: Path, place: str) -> None:
         kube = client(tmp_path, url.replace("http:", "https:") if place == "handshake" else url)
         caught = in_time(lambda: kube.node("n1"), KubeError)
     assert isinstance(caught, KubeAway)
-    assert "cut off after 0.5 s" in caught.cause
+    # A handshake is bounded by TLS as well, by the same time: one of the two comes first.
+    assert "cut off after 0.5 s" in caught.cause or (place == "handshake" and "timed out" in caught.cause)
 
 
 def test_a_server_that_is_away(tmp_path: Path) -> None:

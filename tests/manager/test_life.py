@@ -122,6 +122,25 @@ def test_an_address_limit_brings_nothing_back_that_has_just_left(b: Bench) -> No
     assert b.agent.used() <= b.in_ec2()
 
 
+def test_pods_wait_for_what_ec2_has_given_again_behind_a_lost_answer(b: Bench) -> None:
+    """The ENI is full of what has just left it: gone or ours again, which is known when it has rested."""
+    b.start(warm_ip_target=1, max_eni=1)
+    b.agent.add_pods(PER_ENI - 1)
+    b.served()
+    b.settled(PER_ENI)
+    b.clock.ahead += 60
+    b.agent.delete_pods(5)
+    until("unassigned", lambda: len(b.in_ec2()) == PER_ENI - 5)
+    until("the step ends", lambda: not b.busy())
+    calls = b.calls("AssignPrivateIpAddresses")
+    b.a.truth.faults.add(Fault("AssignPrivateIpAddresses", when="after", drop=True, times=1))
+    b.agent.add_pods(6)
+    b.pass_time(200, 2, lambda: not b.agent.waiting)
+    assert (b.agent.waiting, b.agent.failed) == ([], [])
+    assert b.agent.used() <= b.agent.open() == b.in_ec2()
+    assert b.calls("AssignPrivateIpAddresses") <= calls + 5
+
+
 @pytest.mark.parametrize("later", [0, 65, 1800])
 def test_what_ec2_gives_again_serves_at_once(b: Bench, later: int) -> None:
     """The sandbox gives the lowest free address: after an Unassign the same again."""
