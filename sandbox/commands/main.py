@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 
 from sandbox.base.failures import SandboxFailure
-from sandbox.commands import complete, faults, serve
+from sandbox.commands import complete, faults, options, serve
 from sandbox.commands import network as cli_network
 from sandbox.commands import nodes as cli_nodes
 from sandbox.commands import output as out
@@ -75,14 +75,7 @@ class _MadeUp(click.ParamType[TypeSpec]):
     )
 )
 @click.option("--nodes", type=click.IntRange(0, 200), default=3, show_default=True, help="How many nodes.")
-@click.option(
-    "--type",
-    "instance_type",
-    default="m5.large",
-    show_default=True,
-    shell_complete=complete.instance_type,
-    help="Instance type of the nodes.",
-)
+@options.type_option
 @click.option(
     "--make-type",
     "types",
@@ -99,7 +92,7 @@ class _MadeUp(click.ParamType[TypeSpec]):
 @click.option(
     "--hop-limit", type=click.IntRange(1, 64), default=2, show_default=True, help="Hop limit of metadata answers."
 )
-@click.option("--seed", type=int, default=1, show_default=True, help="All ids and MACs follow from it.")
+@options.seed_option
 @click.option("--foreground", is_flag=True, help="Stay until Ctrl-C, and take the sandbox down then.")
 @click.option("--timeout", type=out.Seconds(), default=120.0, show_default=True, help="Seconds until it must be up.")
 @click.pass_context

@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from sandbox.base.failures import SandboxFailure
-from sandbox.commands import complete
+from sandbox.commands import options
 from sandbox.commands import output as out
 from sandbox.world import endpoint, furnish, scenario, script
 from sandbox.world.scenario import Scenario
@@ -18,15 +18,8 @@ from sandbox.world.scenario import Scenario
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port of EC2.  [default: a free one]")
 @click.option("--nodes", type=click.IntRange(0, 1000), default=1, show_default=True, help="How many nodes.")
-@click.option(
-    "--type",
-    "instance_type",
-    default="m5.large",
-    show_default=True,
-    shell_complete=complete.instance_type,
-    help="Instance type of the nodes.",
-)
-@click.option("--seed", type=int, default=1, show_default=True, help="All ids and MACs follow from it.")
+@options.type_option
+@options.seed_option
 @click.option(
     "--scenario",
     "file",

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from sandbox.ec2.truth import DEFAULT_IMAGE, Truth
+from sandbox.ec2.truth import Truth
+from tests.sandbox.ec2_cases import run
 from tests.sandbox.ec2_kit import Account, HandClock, check, make_account, refused
 
 
@@ -147,19 +148,12 @@ def test_a_stopped_instance_keeps_its_enis_and_addresses(a: Account) -> None:
 
 
 def test_a_launched_instance_is_pending_first(a: Account) -> None:
-    run = {
-        "ImageId": DEFAULT_IMAGE,
-        "InstanceType": "m5.large",
-        "MinCount": 1,
-        "MaxCount": 1,
-        "SubnetId": a.subnet.subnet_id,
-    }
-    [made] = a.ec2.run_instances(**run)["Instances"]
+    [made] = run(a)["Instances"]
     assert made["State"] == {"Code": 0, "Name": "pending"}
     assert shown_state(a, made["InstanceId"]) == {"Code": 16, "Name": "running"}
     a.truth.delays.launch = 10
     a.told.events.clear()
-    [made] = a.ec2.run_instances(**run)["Instances"]
+    [made] = run(a)["Instances"]
     instance_id, eni = made["InstanceId"], made["NetworkInterfaces"][0]["NetworkInterfaceId"]
     assert a.told.events == [("eni_attached", eni)]
     a.clock.time += 9
@@ -184,14 +178,7 @@ def test_a_launch_that_was_stopped_does_not_hasten_the_next_start(a: Account) ->
 
 def test_user_data_is_base64_on_the_wire_only(a: Account) -> None:
     """boto3 encodes it as the protocol asks; the instance finds what was given."""
-    run = {
-        "ImageId": DEFAULT_IMAGE,
-        "InstanceType": "m5.large",
-        "MinCount": 1,
-        "MaxCount": 1,
-        "SubnetId": a.subnet.subnet_id,
-    }
-    [made] = a.ec2.run_instances(**run, UserData="#!/bin/sh\necho é")["Instances"]
+    [made] = run(a, UserData="#!/bin/sh\necho é")["Instances"]
     assert a.truth.instance(made["InstanceId"]).user_data == "#!/bin/sh\necho é".encode()
 
 
@@ -260,20 +247,13 @@ def test_metadata_options_and_defaults(a: Account) -> None:
     a.ec2.modify_instance_metadata_defaults(HttpTokens="optional", HttpPutResponseHopLimit=2)
     level = a.ec2.get_instance_metadata_defaults()["AccountLevel"]
     assert (level["HttpTokens"], level["HttpPutResponseHopLimit"]) == ("optional", 2)
-    run = {
-        "ImageId": DEFAULT_IMAGE,
-        "InstanceType": "m5.large",
-        "MinCount": 1,
-        "MaxCount": 1,
-        "SubnetId": a.subnet.subnet_id,
-    }
-    [made] = a.ec2.run_instances(**run)["Instances"]
+    [made] = run(a)["Instances"]
     assert (made["MetadataOptions"]["HttpTokens"], made["MetadataOptions"]["HttpPutResponseHopLimit"]) == (
         "optional",
         2,
     )
     a.ec2.modify_instance_metadata_defaults(HttpTokens="no-preference", HttpPutResponseHopLimit=-1)
-    [made] = a.ec2.run_instances(**run)["Instances"]
+    [made] = run(a)["Instances"]
     assert (made["MetadataOptions"]["HttpTokens"], made["MetadataOptions"]["HttpPutResponseHopLimit"]) == (
         "required",
         1,
@@ -281,21 +261,14 @@ def test_metadata_options_and_defaults(a: Account) -> None:
 
 
 def test_a_token_of_a_terminated_instance_launches_nothing(a: Account) -> None:
-    run = {
-        "ImageId": DEFAULT_IMAGE,
-        "InstanceType": "m5.large",
-        "MinCount": 1,
-        "MaxCount": 1,
-        "SubnetId": a.subnet.subnet_id,
-    }
-    [made] = a.ec2.run_instances(**run, ClientToken="t")["Instances"]
+    [made] = run(a, ClientToken="t")["Instances"]
     a.ec2.terminate_instances(InstanceIds=[made["InstanceId"]])
     with refused(a, "IdempotentInstanceTerminated"):
-        a.ec2.run_instances(**run, ClientToken="t")
+        run(a, ClientToken="t")
     a.truth.forget_instance(made["InstanceId"])
     with refused(a, "IdempotentInstanceTerminated"):
-        a.ec2.run_instances(**run, ClientToken="t")
-    assert a.ec2.run_instances(**run, ClientToken="u")["Instances"]
+        run(a, ClientToken="t")
+    assert run(a, ClientToken="u")["Instances"]
 
 
 def test_a_standing_clock_is_enough() -> None:
