@@ -38,6 +38,11 @@ def never_happened(error: Ec2Error) -> bool:
     return error.api_code in THROTTLED or error.api_code == NOT_SENT
 
 
+def device_taken(error: Ec2Error) -> bool:
+    """Whether an Attach was refused because another ENI has its device index; the code alone says less."""
+    return error.api_code == "InvalidParameterValue" and "attached at device index" in error.text
+
+
 def pause_after(error: Exception) -> Pause:
     """How long to leave alone what has failed this way."""
     if not isinstance(error, Ec2Error):

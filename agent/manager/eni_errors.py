@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clients.ec2_codes import pause_after
+from clients.ec2_codes import device_taken, pause_after
 from core.backoff import LASTING
 from core.errors import Ec2Error
 
@@ -33,7 +33,10 @@ class AddressesRest(Ec2Error):
 
 
 class NotAttached(Ec2Error):
-    """A new ENI could not be attached. `stranded` is its id if it could not be deleted either; `hopeful`: for now."""
+    """A new ENI could not be attached. `stranded` is its id if it could not be deleted either; `hopeful`: for now.
+
+    `device_taken`: another ENI has the index, of which EC2's answers may tell only later.
+    """
 
     def __init__(self, first: Ec2Error, eni_id: str, second: Ec2Error | None) -> None:
         cause = first.cause
@@ -45,6 +48,7 @@ class NotAttached(Ec2Error):
         )  # fmt: skip
         self.stranded = eni_id if second is not None else ""
         self.hopeful = second is None or pause_after(second) is not LASTING
+        self.device_taken = device_taken(first)
 
 
 class PerhapsAttached(NotAttached):

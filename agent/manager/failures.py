@@ -14,7 +14,7 @@ from agent.manager.eni_errors import AddressesRest, NotAttached, SubnetsFull
 from agent.manager.state import NodeState, Stranded
 from agent.manager.tools import Tools
 from clients.ec2_codes import NO_ADDRESSES, never_happened, pause_after
-from core.backoff import LASTING, PASSING, RESTING
+from core.backoff import LASTING, PASSING, RESTING, Pause
 from core.errors import Ec2Error, EnidError
 
 BLOCKED_S: Final = 120.0
@@ -47,8 +47,7 @@ class Failures:
         text = error.text if isinstance(error, EnidError) else f"{type(error).__name__}: {error}"
         if isinstance(error, NotAttached) and error.stranded:
             self._state.stranded[error.stranded] = Stranded(error.cause, error.hopeful)
-        pause = RESTING if isinstance(error, AddressesRest) else pause_after(error)
-        hold = self._state.grow.failed(name, pause, now, chance, text)
+        hold = self._state.grow.failed(name, _pause(error), now, chance, text)
         log.info("%s: not tried again for %.1f s", step, hold.until - now)
         # A lost answer may have been a yes, and a refusal shows that we see the node as it is no more.
         return not (isinstance(error, Ec2Error) and never_happened(error))
@@ -78,3 +77,13 @@ class Failures:
         took = (self._tools.clock.now() - started) * 1000
         self._tools.account.step(self._tools.clock.unix(), str(step), f"{how} in {took:.0f} ms")
         log.info("%s: %s in %.0f ms", step, how, took)
+
+
+def _pause(error: Exception) -> Pause:
+    """How long to add nothing where adding has failed this way."""
+    if isinstance(error, AddressesRest):
+        return RESTING
+    if isinstance(error, NotAttached) and error.device_taken:
+        # The next one takes another index.
+        return PASSING
+    return pause_after(error)

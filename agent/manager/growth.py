@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass
 from typing import Final
 
+from agent.manager.eni_errors import NotAttached
 from agent.manager.enis import Added, Created
 from agent.manager.failures import Failures
 from agent.manager.jobs import Outcome
@@ -105,7 +106,7 @@ class Growth:
     def create(self, step: Create, priority: Priority) -> None:
         """Create an ENI with its addresses, attach it, and set its host side up."""
         state, tools = self._state, self._tools
-        device, primary = state.free_device(), state.primary
+        device, primary = state.free_device(tools.clock.now()), state.primary
         if device is None or primary is None:
             return
         state.creating[device] = step.count
@@ -128,6 +129,8 @@ class Growth:
         def done(outcome: Outcome) -> None:
             del state.creating[device]
             if outcome.error is not None:
+                if isinstance(outcome.error, NotAttached) and outcome.error.device_taken:
+                    state.taken[device] = tools.clock.now()
                 self.audit_wanted |= self._failures.growth_failed(CREATE, step, outcome.error, started, step.subnets)
                 return
             new: _NewEni = outcome.value

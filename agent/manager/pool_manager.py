@@ -86,10 +86,13 @@ class PoolManager:
 
     def _unserved(self) -> bool:
         """Whether EC2 shows addresses on our ENIs that the agent does not hold yet, as after a restart. Those that rest
-        count too: in a minute they, or the room that they take up, can be had."""
+        count too, and so do ENIs of ours that rest: in a minute they, or the room that they take up, can be had."""
+        state = self._state
         known = {block.base for block in self._tools.link.blocks}
-        open_enis = [managed for managed in self._state.managed.values() if managed.open]
-        return any(not managed.held <= known for managed in open_enis)
+        open_enis = [managed for managed in state.managed.values() if managed.open]
+        if any(not managed.held <= known for managed in open_enis):
+            return True
+        return any(eni_id in state.memory.left_enis for eni_id in set(state.others) - state.strangers - state.unplaced)
 
     def _tell_outlook(self, limit: planner.Limit | None, trouble: str, now: float) -> None:
         """Whether more can come. An ADD that has waited in vain names the trouble, even if there still is hope."""

@@ -19,7 +19,7 @@ from core.hostnet import gateway
 from core.limits import Limits
 from core.names import TABLE_MAIN, route_table
 from core.planner import Address, EniView, Node
-from core.reconcile import Memory, PoolAddress
+from core.reconcile import LAG_S, Memory, PoolAddress
 
 MAX_DEVICE: Final = 99
 # Pods may use it, nobody may remove it (IPAM specification, 17).
@@ -105,8 +105,8 @@ class Stranded:
 @dataclass(slots=True)
 class NodeState:
     """The node. `others`: attached ENIs that are not in the pool, by id; among them `strangers`, which are not ours,
-    and `unplaced`, whose host side could not be brought up. `creating`: device index to addresses. `leaving`: ENIs on
-    their way out, by id. `stranded`: ENIs that this life made, could not attach and could not delete.
+    and `unplaced`, whose host side could not be brought up. `creating`: device index to addresses. `taken`: device
+    indices that EC2 has refused as another ENI's, since when. `leaving`: ENIs on their way out, by id. `stranded`: ENIs that this life made, could not attach and could not delete.
     `blocked`: subnets without free addresses, until when. `grow`, `shrink`: pauses after failures, by ENI (and CREATE).
     """
 
@@ -117,6 +117,7 @@ class NodeState:
     strangers: set[str] = field(default_factory=set)
     unplaced: set[str] = field(default_factory=set)
     creating: dict[int, int] = field(default_factory=dict)
+    taken: dict[int, float] = field(default_factory=dict)
     leaving: dict[str, ManagedEni] = field(default_factory=dict)
     stranded: dict[str, Stranded] = field(default_factory=dict)
     blocked: dict[str, float] = field(default_factory=dict)
@@ -143,9 +144,9 @@ class NodeState:
         """A subnet of our zone by id."""
         return next((subnet for subnet in self.subnets if subnet.subnet_id == subnet_id), None)
 
-    def free_device(self) -> int | None:
-        """The lowest device index of card 0 that nothing uses."""
-        used = set(self.creating)
+    def free_device(self, now: float) -> int | None:
+        """The lowest device index of card 0 that nothing uses, as far as is known."""
+        used = set(self.creating) | {device for device, when in self.taken.items() if now - when < LAG_S}
         used |= {m.attachment.device for m in [*self.managed.values(), *self.leaving.values()]}
         used |= {e.attachment.device for e in self.others.values() if e.attachment and e.attachment.card == 0}
         return next((device for device in range(MAX_DEVICE + 1) if device not in used), None)

@@ -303,6 +303,19 @@ def test_a_free_device_index_is_not_offered_twice(b: Bench) -> None:
     assert b.calls("AttachNetworkInterface") == 2
 
 
+def test_a_device_index_that_an_unseen_eni_has_is_left_alone(b: Bench) -> None:
+    """Somebody attaches ENIs, and EC2 does not show them yet: another index serves."""
+    b.start(warm_ip_target=1)
+    b.settled(1)
+    b.a.truth.api.lag = 1000
+    b.stranger(1)
+    b.agent.add_pods(20)
+    b.served(30, pace=0.5)
+    assert sorted(eni.device or 0 for eni in b.a.truth.enis_of(b.a.node.instance_id)) == [0, 1, 2]
+    assert b.calls("AttachNetworkInterface") == 2
+    assert len(b.a.truth.enis) == 3
+
+
 def test_a_link_that_is_made_anew_is_told_to_the_agent(b: Bench) -> None:
     second = b.two_enis()
     old = b.agent.enis[second].ifindex

@@ -292,6 +292,31 @@ def test_what_an_earlier_life_has_not_told_the_agent_is_waited_for_and_not_calle
     assert b.agent.used() <= b.in_ec2()
 
 
+def test_an_eni_that_an_earlier_life_may_have_been_removing_is_waited_for(b: Bench) -> None:
+    """The agent does not know it, and it is old enough: what EC2 shows may be the past. No pod fails for that."""
+    b.start(warm_eni_target=0)
+    b.settled(PER_ENI)
+    b.agent.add_pods(3 * PER_ENI + 1)
+    b.served()
+    b.settled(4 * PER_ENI)
+    b.kill()
+    (pod,) = [base for base in b.agent.used() if b.agent.addresses[base].pod == 3 * PER_ENI + 1]
+    fourth = b.agent.addresses[pod].eni_id
+    with b.agent.lock:
+        for base in [base for base, address in b.agent.addresses.items() if address.eni_id == fourth]:
+            del b.agent.addresses[base]
+        del b.agent.enis[fourth]
+    b.clock.ahead += 100
+    b.start(warm_eni_target=0)
+    until("known", lambda: b.manager is not None and b.manager._audit.settled)
+    assert fourth not in b.agent.enis
+    b.agent.add_pods(3)
+    b.pass_time(240, 10, lambda: not b.agent.waiting)
+    assert (b.agent.waiting, b.agent.failed) == ([], [])
+    assert fourth in b.agent.enis
+    assert b.agent.used() <= b.in_ec2()
+
+
 def test_an_eni_that_an_earlier_life_was_removing_does_not_come_back(b: Bench) -> None:
     second = b.two_enis()
     b.kill()

@@ -103,7 +103,8 @@ class Life:
             texts = set(self.b.agent.failed)
         expected = {text for text in texts if any(code in text for code in self.refusals)}
         if self.limited:
-            expected |= {text for text in texts if text.startswith("node-full")}
+            # Who has taken the last slot may not be seen yet.
+            expected |= {text for text in texts if text.startswith("node-full") or "AttachmentLimitExceeded" in text}
         return sorted(texts - expected)
 
     def step(self) -> str:
