@@ -106,8 +106,9 @@ class Stranded:
 class NodeState:
     """The node. `others`: attached ENIs that are not in the pool, by id; among them `strangers`, which are not ours,
     and `unplaced`, whose host side could not be brought up. `creating`: device index to addresses. `taken`: device
-    indices that EC2 has refused as another ENI's, since when. `leaving`: ENIs on their way out, by id. `stranded`: ENIs that this life made, could not attach and could not delete.
-    `blocked`: subnets without free addresses, until when. `grow`, `shrink`: pauses after failures, by ENI (and CREATE).
+    indices that EC2 has refused as another ENI's, since when. `leaving`: ENIs on their way out, by id. `stranded`:
+    ENIs that this life made, could not attach and could not delete. `blocked`: subnets without free addresses, until
+    when. `grow`, `shrink`: pauses after failures, by ENI (and CREATE).
     """
 
     identity: Identity
