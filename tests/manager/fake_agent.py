@@ -6,6 +6,7 @@ with blocks neither, and a block needs its ENI. So a manager that breaks one is 
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Callable
@@ -29,6 +30,7 @@ class FakeAgent:
 
     `wait_ready`: new addresses wait for the manager's Ready, as after a long absence. `on_assign` hears of each
     address that a pod gets, in `lock`. `failed`: what was told to pods that waited in vain, or would have.
+    `deaf_after`: the request after which it hears nothing but what was sent with it, as if its manager had died there.
     """
 
     path: Path
@@ -43,6 +45,7 @@ class FakeAgent:
     commands: list[str] = field(default_factory=list)
     wait_ready: bool = False
     on_assign: Callable[[str, str], None] | None = None
+    deaf_after: Callable[[control.Request], bool] = lambda _: False
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
@@ -228,6 +231,10 @@ class FakeAgent:
                 with self.lock:
                     answer = self._carry_out(frame.body, client)
                     self.commands.append(type(frame.body).__name__)
+                    if self.deaf_after(frame.body):
+                        self._listener.shutdown(socket.SHUT_RDWR)
+                        # What is in its queue can still be read.
+                        client.shutdown(socket.SHUT_RD)
                     if isinstance(answer, control.Refused):
                         self.refused.append(f"{type(frame.body).__name__} {answer.code} {answer.text}")
                     try:
@@ -237,7 +244,8 @@ class FakeAgent:
 
     def stop(self) -> None:
         """As if killed: connections break, state stays in the object for a successor."""
-        self._listener.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         # Whom it has accepted is known when it has ended.
         self._threads[0].join()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 
+from agent import control
 from sandbox.ec2.faults import Fault
 from tests.manager.bench import PER_ENI, Bench, tag_spec, until
 from tests.manager.fake_agent import Address, FakeAgent
@@ -290,6 +291,15 @@ def test_what_an_earlier_life_has_not_told_the_agent_is_waited_for_and_not_calle
     assert (b.agent.waiting, b.agent.failed) == ([], [])
     assert len(b.agent.used()) == 3 * PER_ENI + 4
     assert b.agent.used() <= b.in_ec2()
+
+
+def test_an_eni_and_its_addresses_are_told_in_one_write(b: Bench) -> None:
+    """A manager that dies when it has told of the ENI has told of all of its addresses."""
+    b.agent.deaf_after = lambda request: isinstance(request, control.SetEni) and not request.eni.primary
+    b.start(warm_eni_target=2)
+    until("told of a second ENI", lambda: len(b.agent.enis) == 2)
+    b.kill()
+    assert len([a for a in b.agent.addresses.values() if a.eni_id == b.second()]) == PER_ENI
 
 
 def test_an_eni_that_an_earlier_life_may_have_been_removing_is_waited_for(b: Bench) -> None:
