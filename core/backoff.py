@@ -28,8 +28,6 @@ PASSING: Final = Pause(0.5, 30.0)
 REFUSED: Final = Pause(1.0, 600.0, 4.0)
 # Rights and quotas: only a human can help.
 LASTING: Final = Pause(30.0, 600.0)
-# What refuses is something that we took off a moment ago and that counts again, or no more, within a minute.
-RESTING: Final = Pause(20.0, 60.0)
 # Refusals in a row after which nobody is told to wait for the next try.
 HOPELESS: Final = 3
 
@@ -47,8 +45,7 @@ class Hold:
     @property
     def hopeful(self) -> bool:
         """Whether the next try is likely to help, so that who waits may go on waiting."""
-        ends = self.pause is PASSING or self.pause is RESTING
-        return ends or (self.pause is not LASTING and self.failures < HOPELESS)
+        return self.pause is PASSING or (self.pause is not LASTING and self.failures < HOPELESS)
 
 
 class Holds:

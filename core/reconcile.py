@@ -88,6 +88,12 @@ class Memory:
         key = (eni_id, address)
         return key not in self.leaving and asked_s - self.left.get(key, NEVER) >= LAG_S
 
+    def rests_until(self, eni_id: str, address: str) -> float:
+        """When EC2's word for this address counts again, if the steps that are under way leave it alone."""
+        key = (eni_id, address)
+        unsure = NEVER if key in self.given else self.unsure.get(eni_id, NEVER)
+        return max(self.left.get(key, NEVER), unsure) + LAG_S
+
     def outgoing(self, eni_id: str, now: float) -> set[str]:
         """Addresses of an ENI that are leaving it, or have left it so lately that a Describe may still show them."""
         resting = [key for key, when in self.left.items() if now - when < LAG_S]

@@ -124,6 +124,7 @@ class Audit:
         self._failed.worked(_NAME)
         if doubts:
             self.next_at = min(self.next_at, max(self._doubt.again_at, now + SOON_S))
+        self.next_at = min(self.next_at, max(self._intake.rest_ends(now), now + SOON_S))
 
     def _differences(self, listed: Sequence[ImdsEni]) -> frozenset[Hashable]:
         state = self._state
@@ -161,6 +162,9 @@ class Audit:
             self._sweep_at = asked + SWEEP_S * (0.5 + self._tools.rng.random())
             self._intake.apply(outcome.value, asked, first=not self._answered)
             self._answered = self._synced = True
+            # Somebody may wait for what rests.
+            now = self._tools.clock.now()
+            self.next_at = min(self.next_at, max(self._intake.rest_ends(now), now + SOON_S))
 
         self._must = False
         self._tools.checks.start(work, done, JOB_LIMIT_S)

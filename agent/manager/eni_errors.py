@@ -19,19 +19,6 @@ class SubnetsFull(Ec2Error):
         self.subnets = tuple(subnets)
 
 
-class AddressesRest(Ec2Error):
-    """EC2 allows an ENI no more addresses, and those that it shows beside ours have left it within the last minute.
-
-    They may be gone, or ours again by an answer that was lost: what is true is known when they have rested.
-    """
-
-    def __init__(self, cause: Ec2Error, addresses: Sequence[str]) -> None:
-        super().__init__(
-            cause.text, action=cause.action, api_code=cause.api_code, retry_after=cause.retry_after,
-            cause=f"{', '.join(addresses)} may be on it again: known within a minute",
-        )  # fmt: skip
-
-
 class NotAttached(Ec2Error):
     """A new ENI could not be attached. `stranded` is its id if it could not be deleted either; `hopeful`: for now.
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NoReturn, TypeVar
 
-from agent.manager.eni_errors import AddressesRest, NotAttached, PerhapsAttached, StillAttached, SubnetsFull
+from agent.manager.eni_errors import NotAttached, PerhapsAttached, StillAttached, SubnetsFull
 from agent.manager.owner import Owner
 from clients.budget import Priority
 from clients.clock import Clock
@@ -46,13 +46,15 @@ class Created:
 class Added:
     """What an Assign came to. `confirmed`: EC2 has answered with these; else a Describe shows them, which may lag.
 
-    `refused`: EC2 allows the ENI less than we asked for, and nothing on it was new to us. `shortage`: EC2 has given
-    less than we asked for, because the subnet has no more.
+    `refused`: EC2 allows the ENI less than we asked for, and nothing on it was new to us. `resting`: EC2 allows it less
+    and shows these, which have just left it: they are gone, or ours again by an answer that was lost. `shortage`: EC2
+    has given less than we asked for, because the subnet has no more.
     """
 
     addresses: tuple[str, ...] = ()
     confirmed: bool = True
     refused: bool = False
+    resting: tuple[str, ...] = ()
     shortage: bool = False
 
 
@@ -122,9 +124,8 @@ class EniSteps:
                 # Our view of the ENI is old, or EC2's limit is not the table's.
                 shown = self._new_addresses(eni_id, held, priority)
                 found = tuple(a for a in shown if a not in resting)
-                if shown and not found:
-                    raise AddressesRest(error, shown) from error
-                return Added(found, confirmed=False, refused=not found)
+                again = tuple(a for a in shown if a in resting)
+                return Added(found, confirmed=False, refused=not shown, resting=again)
             if not outcome_unknown(error):
                 raise
             found = self._look(lambda: self._new_addresses(eni_id, known, priority), bool)

@@ -10,11 +10,11 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
-from agent.manager.eni_errors import AddressesRest, NotAttached, SubnetsFull
+from agent.manager.eni_errors import NotAttached, SubnetsFull
 from agent.manager.state import NodeState, Stranded
 from agent.manager.tools import Tools
 from clients.ec2_codes import NO_ADDRESSES, never_happened, pause_after
-from core.backoff import LASTING, PASSING, RESTING, Pause
+from core.backoff import LASTING, PASSING, Pause
 from core.errors import Ec2Error, EnidError
 
 BLOCKED_S: Final = 120.0
@@ -81,8 +81,6 @@ class Failures:
 
 def _pause(error: Exception) -> Pause:
     """How long to add nothing where adding has failed this way."""
-    if isinstance(error, AddressesRest):
-        return RESTING
     if isinstance(error, NotAttached) and error.device_taken:
         # The next one takes another index.
         return PASSING

@@ -93,8 +93,9 @@ class Growth:
                 self._pool.confirm(managed, added.addresses)
                 self._state.grow.worked(step.eni_id)
             else:
-                # Seen and not answered: EC2's word, but none that an older one could not contradict.
-                managed.held.update(added.addresses)
+                # Seen and not answered: EC2's word, but none that an older one could not contradict. What rests takes
+                # up room until it is known, and nobody gets it before.
+                managed.held.update(added.addresses, added.resting)
                 self._pool.give(managed, added.addresses)
                 self.audit_wanted = True
             self._failures.worked(step, started)

@@ -21,7 +21,7 @@ from clients.ec2_answers import Attachment, Ec2Eni
 from core.backoff import Holds, Pause
 from core.hostnet import LinkView
 from core.planner import ENI_MIN_AGE_S
-from core.reconcile import compare, enis_gone
+from core.reconcile import LAG_S, compare, enis_gone
 
 # A link that is not there (moved into another namespace, given to a guest) costs nobody anything.
 SET_UP_AGAIN: Final = Pause(5.0, 600.0)
@@ -83,6 +83,18 @@ class Intake:
         resting = [eni_id for eni_id in self._state.others if eni_id in memory.left_enis]
         found |= {("rested", eni_id) for eni_id in resting if not memory.eni_rests(eni_id, now)}
         return frozenset(found)
+
+    def rest_ends(self, now: float) -> float:
+        """When EC2 can next settle what it shows and nobody may have yet; infinity if there is no such thing."""
+        memory = self._state.memory
+        known = {block.base for block in self._tools.link.blocks}
+        ends = [
+            memory.rests_until(managed.eni_id, address)
+            for managed in self._state.managed.values()
+            for address in managed.held - known
+        ]
+        ends += [memory.left_enis[eni_id] + LAG_S for eni_id in self._state.others if eni_id in memory.left_enis]
+        return min((end for end in ends if end > now), default=float("inf"))
 
     @property
     def due_at(self) -> float:

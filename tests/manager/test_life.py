@@ -13,6 +13,8 @@ from tests.manager.bench import PER_ENI, Bench, tag_spec, until
 from tests.manager.fake_agent import Address, FakeAgent
 
 LAG = 30.0
+# A minute, and the time to ask EC2 then.
+REST = 65.0
 
 
 def grown(b: Bench, pods: int) -> None:
@@ -136,7 +138,7 @@ def test_pods_wait_for_what_ec2_has_given_again_behind_a_lost_answer(b: Bench) -
     calls = b.calls("AssignPrivateIpAddresses")
     b.a.truth.faults.add(Fault("AssignPrivateIpAddresses", when="after", drop=True, times=1))
     b.agent.add_pods(6)
-    b.pass_time(200, 2, lambda: not b.agent.waiting)
+    b.pass_time(REST, 1, lambda: not b.agent.waiting)
     assert (b.agent.waiting, b.agent.failed) == ([], [])
     assert b.agent.used() <= b.agent.open() == b.in_ec2()
     assert b.calls("AssignPrivateIpAddresses") <= calls + 5
@@ -287,7 +289,7 @@ def test_what_an_earlier_life_has_not_told_the_agent_is_waited_for_and_not_calle
     b.agent.add_pods(3)
     b.start(warm_eni_target=0)
     until("known", lambda: b.manager is not None and b.manager._audit.settled)
-    b.pass_time(240, 10, lambda: not b.agent.waiting)
+    b.pass_time(REST, 1, lambda: not b.agent.waiting)
     assert (b.agent.waiting, b.agent.failed) == ([], [])
     assert len(b.agent.used()) == 3 * PER_ENI + 4
     assert b.agent.used() <= b.in_ec2()
@@ -321,7 +323,7 @@ def test_an_eni_that_an_earlier_life_may_have_been_removing_is_waited_for(b: Ben
     until("known", lambda: b.manager is not None and b.manager._audit.settled)
     assert fourth not in b.agent.enis
     b.agent.add_pods(3)
-    b.pass_time(240, 10, lambda: not b.agent.waiting)
+    b.pass_time(REST, 1, lambda: not b.agent.waiting)
     assert (b.agent.waiting, b.agent.failed) == ([], [])
     assert fourth in b.agent.enis
     assert b.agent.used() <= b.in_ec2()

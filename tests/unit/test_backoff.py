@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from core.backoff import HOPELESS, LASTING, PASSING, REFUSED, RESTING, Bound, Doubt, Holds, Pause
+from core.backoff import HOPELESS, LASTING, PASSING, REFUSED, Bound, Doubt, Holds, Pause
 
 MIDDLE = 0.5
 
@@ -61,9 +61,8 @@ def test_what_passes_is_waited_for_and_what_lasts_is_not() -> None:
     holds = Holds()
     for _ in range(20):
         holds.failed("passing", PASSING, 0.0, MIDDLE)
-        holds.failed("resting", RESTING, 0.0, MIDDLE)
     holds.failed("lasting", LASTING, 0.0, MIDDLE)
-    assert holds.readiness("passing", 0.1) == holds.readiness("resting", 0.1) == "soon"
+    assert holds.readiness("passing", 0.1) == "soon"
     assert holds.readiness("lasting", 0.1) == "no"
     for number in range(HOPELESS):
         assert holds.readiness("refused", 0.1) == ("soon" if number else "now")
