@@ -238,11 +238,17 @@ def down(folder: Path, purge: bool) -> None:
 
     Also clears what a killed one left; fine if there is none. A folder that is not a sandbox's is never touched.
     """
-    was = place.running(folder)
+    was, killed = place.running(folder), place.ours(folder) and (folder / place.PID).exists()
     Sandbox(folder).down()
     if purge:
         place.purge(folder)
-    click.echo("down" if was else f"no sandbox ran in {folder}", err=True)
+    if was:
+        text = "down"
+    elif killed:
+        text = f"the sandbox in {folder} had been killed; what it left is cleared"
+    else:
+        text = f"no sandbox ran in {folder}"
+    click.echo(text, err=True)
 
 
 @sandbox.command()

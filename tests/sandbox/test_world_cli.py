@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import shlex
 import signal
 import subprocess
@@ -153,6 +154,18 @@ def test_an_empty_folder_name_is_not_the_current_folder(
     told = CliRunner().invoke(sandbox, ["--dir", "", *words])
     assert (told.exit_code, "an empty name is no folder" in told.stderr) == (output.EXIT_USAGE, True)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.root
+def test_down_says_what_it_found(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    assert call(folder, "up", "--nodes", "0").exit_code == 0
+    os.kill(json.loads(call(folder, "status", "-o", "json").stdout)["pid"], signal.SIGKILL)
+    until(lambda: not place.running(folder), "the lock is free")
+    down = call(folder, "down")
+    assert (down.exit_code, down.stderr) == (0, f"the sandbox in {folder} had been killed; what it left is cleared\n")
+    down = call(folder, "down")
+    assert (down.exit_code, down.stderr) == (0, f"no sandbox ran in {folder}\n")
 
 
 @pytest.mark.root
