@@ -26,8 +26,13 @@ def test_pods_come_talk_and_go_without_trace(make_stage: MakeStage, profile: str
     _, problems = stage.probe_problems(addresses)
     assert problems == []
     path = f"http://198.18.0.3/api/v1/nodes/{names[0]}"
-    node = json.loads(stage.world.node_exec(names[0], ["curl", "-sf", path]).stdout)
-    assert [c["status"] for c in node["status"]["conditions"] if c["type"] == "Ready"] == ["True"]
+
+    def ready() -> bool:
+        node = json.loads(stage.world.node_exec(names[0], ["curl", "-sf", path]).stdout)
+        return [c["status"] for c in node["status"]["conditions"] if c["type"] == "Ready"] == ["True"]
+
+    # The kubelet asks the runtime's network now and then.
+    wait_for("the node is ready", ready)
     assert failed(stage.delete(places)) == []
     for name in names:
         wait_for(f"{name}: as before the first pod", lambda name=name: stage.host_state(name) == before[name], 120)
