@@ -83,9 +83,11 @@ class Holds:
         return float("-inf") if hold is None else hold.until
 
     def why(self, now: float) -> str:
-        """What went wrong last, and has not worked since; empty if nothing did, or long ago."""
+        """What went wrong last, and has not worked since; empty if nothing did, or long ago. What is likely to work the
+        next time explains nothing while something else is not."""
         recent = [hold for hold in self._holds.values() if now - hold.until <= 2 * hold.pause.longest_s]
-        return recent[-1].why if recent else ""
+        lasting = [hold for hold in recent if not hold.hopeful]
+        return (lasting or recent)[-1].why if recent else ""
 
     def next_end(self, now: float) -> float:
         """When the next pause ends; infinity if there is none."""

@@ -91,13 +91,13 @@ class Growth:
                 log.warning("%s: EC2 allows fewer than %d addresses on it", step.eni_id, there + step.count)
             elif added.confirmed:
                 self._pool.confirm(managed, added.addresses)
-                self._state.grow.worked(step.eni_id)
             else:
                 # Seen and not answered: EC2's word, but none that an older one could not contradict. What rests takes
                 # up room until it is known, and nobody gets it before.
                 managed.held.update(added.addresses, added.resting)
                 self._pool.give(managed, added.addresses)
                 self.audit_wanted = True
+            self._state.grow.worked(step.eni_id)
             self._failures.worked(step, started)
             if added.shortage:
                 self._failures.shortage((managed.eni.subnet_id,))

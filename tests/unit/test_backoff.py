@@ -37,8 +37,8 @@ def test_a_pause_is_of_one_thing_and_ends_with_success() -> None:
     assert holds.readiness("a", 1.0) == "no"
     assert holds.readiness("b", 1.0) == "now"
     assert holds.readiness("a", 30.0) == "now"
-    holds.failed("b", PASSING, 2.0, MIDDLE, "no answer")
-    assert holds.why(3.0) == "no answer"
+    holds.failed("b", LASTING, 2.0, MIDDLE, "a quota")
+    assert holds.why(3.0) == "a quota"
     holds.worked("b")
     assert holds.why(3.0) == "no right"
     assert holds.why(3000.0) == ""
@@ -46,6 +46,17 @@ def test_a_pause_is_of_one_thing_and_ends_with_success() -> None:
     holds.worked("a")
     assert holds.next_end(1.0) == float("inf")
     assert holds.failed("a", LASTING, 100.0, MIDDLE).until == 130.0
+
+
+def test_what_is_likely_to_pass_is_no_reason_beside_what_is_not() -> None:
+    holds = Holds()
+    holds.failed("a", PASSING, 0.0, MIDDLE, "no answer")
+    assert holds.why(1.0) == "no answer"
+    holds.failed("b", LASTING, 1.0, MIDDLE, "no right")
+    holds.failed("c", PASSING, 2.0, MIDDLE, "too many calls")
+    assert holds.why(3.0) == "no right"
+    holds.worked("b")
+    assert holds.why(3.0) == "too many calls"
 
 
 def test_another_cause_or_a_long_silence_starts_anew() -> None:
