@@ -36,14 +36,15 @@ _id = msgspec.msgpack.Decoder(_Id)
 
 
 class Client:
-    """One connection. `dirty` are blocks to tell of, `cooling` those told of with cooling addresses."""
+    """One connection. `dirty` are blocks to tell of, `cooling` those told of with cooling addresses; one that is `deaf`
+    gets no answers any more."""
 
-    __slots__ = ("cooling", "dirty", "gone", "role", "sock", "unread", "unsent", "wants_write", "watching")
+    __slots__ = ("cooling", "deaf", "dirty", "gone", "role", "sock", "unread", "unsent", "wants_write", "watching")
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.role = ""
-        self.watching = False
+        self.watching = self.deaf = False
         self.unread = bytearray()
         self.unsent = bytearray()
         self.wants_write = False
@@ -183,7 +184,7 @@ class ControlServer:
     # --- sending ------------------------------------------------------------------------------------------
 
     def _send(self, client: Client, number: int, body: control.Reply) -> None:
-        if client.sock.fileno() < 0:
+        if client.sock.fileno() < 0 or client.deaf:
             return
         client.unsent += control.encode(control.ReplyFrame(number, body))
         self._pour(client)
@@ -196,8 +197,9 @@ class ControlServer:
         except BlockingIOError:
             pass
         except OSError:
-            self._close(client)
-            return
+            # It hears no more, as a manager that was killed. What it has sent before is carried out, up to its end.
+            client.deaf = True
+            client.unsent.clear()
         if len(client.unsent) > control.MAX_UNSENT:
             self._node.log.warn("control", f"a {client.role or 'client'} does not read its answers and is cut off")
             self._close(client)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -60,6 +61,23 @@ def test_commands_are_idempotent_and_survive_a_restart(box: AgentBox) -> None:
     box.restart()
     snapshot = box.manager.snapshot()
     assert (snapshot.enis, snapshot.blocks) == ([], [])
+
+
+def test_what_a_manager_sent_before_it_died_is_carried_out_whole(box: AgentBox) -> None:
+    """An ENI whose addresses are lost on the way is known without them, and they rest for a minute."""
+    eni = box.eni(1)
+    wanted = [f"10.0.1.{10 + n}" for n in range(14)]
+    requests = [control.SetEni(eni), *(control.AddBlock(eni.eni_id, a, 32, "address") for a in wanted)]
+    frames = [control.encode(control.RequestFrame(100 + n, request)) for n, request in enumerate(requests)]
+    dying = box.client()
+    os.kill(box.process.pid, signal.SIGSTOP)
+    os.waitpid(box.process.pid, os.WUNTRACED)
+    dying.sock.sendall(b"".join(frames))
+    dying.close()
+    os.kill(box.process.pid, signal.SIGCONT)
+    snapshot = box.manager.snapshot()
+    assert snapshot.enis == [eni]
+    assert sorted(block.base for block in snapshot.blocks) == sorted(wanted)
 
 
 def test_refusals(box: AgentBox) -> None:

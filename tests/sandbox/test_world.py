@@ -289,7 +289,7 @@ def test_scenario_that_ec2_refuses_is_told_and_leaves_nothing(folder: Path) -> N
     assert not place.running(folder)
 
 
-def test_folders_that_cannot_be_used_are_refused_by_name(tmp_path: Path) -> None:
+def test_unusable_folders(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
     (tmp_path / "file").write_text("")
