@@ -164,7 +164,7 @@ class Audit:
             self._answered = self._synced = True
             # Somebody may wait for what rests.
             now = self._tools.clock.now()
-            self.next_at = min(self.next_at, max(self._intake.rest_ends(now), now + SOON_S))
+            self.next_at = min(self.next_at, max(self._intake.rest_ends(asked), now + SOON_S))
 
         self._must = False
         self._tools.checks.start(work, done, JOB_LIMIT_S)

@@ -16,6 +16,7 @@ from agent.manager.tools import Tools
 from clients.budget import Priority
 from clients.ec2_answers import Subnet
 from core import subnets
+from core.backoff import PASSING
 from core.errors import Ec2Error, EnidError
 from core.planner import Assign, Create
 
@@ -97,7 +98,12 @@ class Growth:
                 managed.held.update(added.addresses, added.resting)
                 self._pool.give(managed, added.addresses)
                 self.audit_wanted = True
-            self._state.grow.worked(step.eni_id)
+            if added.resting and not added.addresses:
+                # EC2's views may differ for a while: not again at once.
+                rest, now = f"{len(added.resting)} addresses on {step.eni_id} rest", self._tools.clock.now()
+                self._state.grow.failed(step.eni_id, PASSING, now, self._tools.rng.random(), rest)
+            else:
+                self._state.grow.worked(step.eni_id)
             self._failures.worked(step, started)
             if added.shortage:
                 self._failures.shortage((managed.eni.subnet_id,))

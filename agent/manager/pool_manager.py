@@ -16,8 +16,11 @@ from agent.manager.state import NodeState
 from agent.manager.tools import Tools
 from clients.budget import Priority
 from core import planner
+from core.reconcile import LAG_S, NEVER
 
 MOVED_NS: Final = 1_000_000_000
+# An ENI rests for a minute; EC2 is asked then, and its host side comes up. One that hangs is waited for no longer.
+HOPE_S: Final = 2 * LAG_S
 
 
 class PoolManager:
@@ -51,7 +54,7 @@ class PoolManager:
         plan = planner.plan(node, settings, parked, now)
         # While addresses are on their way the waiting ADDs wait for them; what is left over is told afterwards. And a
         # full node is told to be none before it gives something back, not when an ADD has met what is missing then.
-        on_their_way = plan.totals.coming > 0 or self._unserved() or any(map(_gives_back, plan.steps))
+        on_their_way = plan.totals.coming > 0 or self._unserved(now) or any(map(_gives_back, plan.steps))
         self._tell_outlook(None if on_their_way else plan.limit, node.trouble, now)
         self._account(plan)
         priority = Priority.WAITING if parked else Priority.WARM
@@ -84,7 +87,7 @@ class PoolManager:
         """The agent is a new one: what it was told counts no more."""
         self._told = None
 
-    def _unserved(self) -> bool:
+    def _unserved(self, now: float) -> bool:
         """Whether EC2 shows addresses on our ENIs that the agent does not hold yet, as after a restart. Those that rest
         count too, and so do ENIs of ours that rest: in a minute they, or the room that they take up, can be had."""
         state = self._state
@@ -92,7 +95,8 @@ class PoolManager:
         open_enis = [managed for managed in state.managed.values() if managed.open]
         if any(not managed.held <= known for managed in open_enis):
             return True
-        return any(eni_id in state.memory.left_enis for eni_id in set(state.others) - state.strangers - state.unplaced)
+        resting = set(state.others) - state.strangers - state.unplaced
+        return any(now - state.memory.left_enis.get(eni_id, NEVER) < HOPE_S for eni_id in resting)
 
     def _tell_outlook(self, limit: planner.Limit | None, trouble: str, now: float) -> None:
         """Whether more can come. An ADD that has waited in vain names the trouble, even if there still is hope."""
