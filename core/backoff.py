@@ -84,9 +84,9 @@ class Holds:
 
     def why(self, now: float) -> str:
         """What went wrong last, and has not worked since; empty if nothing did, or long ago. What is likely to work the
-        next time explains nothing while something else is not."""
+        next time explains nothing while the pause of something else lasts that is not."""
         recent = [hold for hold in self._holds.values() if now - hold.until <= 2 * hold.pause.longest_s]
-        lasting = [hold for hold in recent if not hold.hopeful]
+        lasting = [hold for hold in recent if not hold.hopeful and hold.until > now]
         return (lasting or recent)[-1].why if recent else ""
 
     def next_end(self, now: float) -> float:

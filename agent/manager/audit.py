@@ -22,7 +22,7 @@ from clients.ec2_answers import Ec2Eni
 from clients.ec2_codes import pause_after
 from clients.imds import ImdsEni
 from core.backoff import LASTING, Doubt, Holds, Pause
-from core.errors import Ec2Error
+from core.errors import Ec2Error, EnidError
 from core.reconcile import TWICE_S
 
 TICK_S: Final = 60.0
@@ -112,11 +112,16 @@ class Audit:
 
     def _looked(self, outcome: Outcome) -> None:
         """IMDS has answered: ask EC2 if it shows something new, or if a doubt of our own is due."""
-        if outcome.error is not None:
-            self._fail(outcome.error)
-            return
         now = self._tools.clock.now()
-        doubts = self._intake.doubts(now) | self._differences(outcome.value)
+        doubts = self._intake.doubts(now)
+        if outcome.error is not None:
+            # The metadata only make us ask: without them our own doubts are left.
+            if not self._doubt.due(doubts, now):
+                self._fail(outcome.error)
+                return
+            log.warning("%s", self._tools.account.error(self._tools.clock.unix(), outcome.error, "audit"))
+        else:
+            doubts |= self._differences(outcome.value)
         if self._doubt.due(doubts, now):
             self._ask(doubts)
             return
@@ -158,6 +163,7 @@ class Audit:
                 return
             self._running = False
             self._failed.worked(_NAME)
+            self._state.audit_trouble = ""
             self._doubt.asked(doubts, asked)
             self._sweep_at = asked + SWEEP_S * (0.5 + self._tools.rng.random())
             self._intake.apply(outcome.value, asked, first=not self._answered)
@@ -173,6 +179,7 @@ class Audit:
         self._running = False
         line = self._tools.account.error(self._tools.clock.unix(), error, "audit")
         log.warning("%s", line)
+        self._state.audit_trouble = error.text if isinstance(error, EnidError) else f"{type(error).__name__}: {error}"
         pause = LASTING if pause_after(error) is LASTING else RUNNING if self._synced else AT_START
         now = self._tools.clock.now()
         self.next_at = self._failed.failed(_NAME, pause, now, self._tools.rng.random()).until

@@ -12,7 +12,7 @@ from agent.manager.failures import Failures
 from agent.manager.growth import Growth
 from agent.manager.pool import Pool
 from agent.manager.shrink import Shrink
-from agent.manager.state import NodeState
+from agent.manager.state import ManagedEni, NodeState
 from agent.manager.tools import Tools
 from clients.budget import Priority
 from core import planner
@@ -55,7 +55,11 @@ class PoolManager:
         # While addresses are on their way the waiting ADDs wait for them; what is left over is told afterwards. And a
         # full node is told to be none before it gives something back, not when an ADD has met what is missing then.
         on_their_way = plan.totals.coming > 0 or self._unserved(now) or any(map(_gives_back, plan.steps))
-        self._tell_outlook(None if on_their_way else plan.limit, node.trouble, now)
+        limit = None if on_their_way else plan.limit
+        if limit is not None and limit.code == "node-full" and self._untold() and state.audit_trouble:
+            # What takes up the room could be had, if EC2 said so.
+            limit = planner.Limit("ec2", state.audit_trouble)
+        self._tell_outlook(limit, node.trouble, now)
         self._account(plan)
         priority = Priority.WAITING if parked else Priority.WARM
         for step in plan.steps:
@@ -87,16 +91,24 @@ class PoolManager:
         """The agent is a new one: what it was told counts no more."""
         self._told = None
 
-    def _unserved(self, now: float) -> bool:
-        """Whether EC2 shows addresses on our ENIs that the agent does not hold yet, as after a restart. Those that rest
-        count too, and so do ENIs of ours that rest: in a minute they, or the room that they take up, can be had."""
-        state = self._state
+    def _untold(self) -> list[tuple[ManagedEni, str]]:
+        """Addresses that EC2 shows on our ENIs and the agent does not hold, as after a restart."""
         known = {block.base for block in self._tools.link.blocks}
-        open_enis = [managed for managed in state.managed.values() if managed.open]
-        if any(not managed.held <= known for managed in open_enis):
-            return True
+        open_enis = [managed for managed in self._state.managed.values() if managed.open]
+        return [(managed, address) for managed in open_enis for address in managed.held - known]
+
+    def _unserved(self, now: float) -> bool:
+        """Whether what EC2 has shown may serve within HOPE_S: addresses that the agent does not hold yet, or that rest,
+        ENIs of ours that rest, and one that we have met by its device index only. Each can be had when EC2 is asked
+        once more, or the room that it takes up. What EC2 does not settle in that time is hoped for no longer."""
+        state, memory = self._state, self._state.memory
+        for managed, address in self._untold():
+            rested = memory.rests_until(managed.eni_id, address)
+            if now - max(managed.asked, rested - LAG_S) < HOPE_S:
+                return True
         resting = set(state.others) - state.strangers - state.unplaced
-        return any(now - state.memory.left_enis.get(eni_id, NEVER) < HOPE_S for eni_id in resting)
+        enis = any(now - memory.left_enis.get(eni_id, NEVER) < HOPE_S for eni_id in resting)
+        return enis or bool(state.unseen(now))
 
     def _tell_outlook(self, limit: planner.Limit | None, trouble: str, now: float) -> None:
         """Whether more can come. An ADD that has waited in vain names the trouble, even if there still is hope."""

@@ -106,9 +106,10 @@ class Stranded:
 class NodeState:
     """The node. `others`: attached ENIs that are not in the pool, by id; among them `strangers`, which are not ours,
     and `unplaced`, whose host side could not be brought up. `creating`: device index to addresses. `taken`: device
-    indices that EC2 has refused as another ENI's, since when. `leaving`: ENIs on their way out, by id. `stranded`:
-    ENIs that this life made, could not attach and could not delete. `blocked`: subnets without free addresses, until
-    when. `grow`, `shrink`: pauses after failures, by ENI (and CREATE).
+    indices that EC2 has refused as another ENI's, and when (seconds of the manager's clock). `audit_trouble`: why EC2
+    or the metadata could not be asked, last. `leaving`: ENIs on their way out, by id. `stranded`: ENIs that this life
+    made, could not attach and could not delete. `blocked`: subnets without free addresses, until when. `grow`,
+    `shrink`: pauses after failures, by ENI (and CREATE).
     """
 
     identity: Identity
@@ -119,6 +120,7 @@ class NodeState:
     unplaced: set[str] = field(default_factory=set)
     creating: dict[int, int] = field(default_factory=dict)
     taken: dict[int, float] = field(default_factory=dict)
+    audit_trouble: str = ""
     leaving: dict[str, ManagedEni] = field(default_factory=dict)
     stranded: dict[str, Stranded] = field(default_factory=dict)
     blocked: dict[str, float] = field(default_factory=dict)
@@ -147,10 +149,18 @@ class NodeState:
 
     def free_device(self, now: float) -> int | None:
         """The lowest device index of card 0 that nothing uses, as far as is known."""
-        used = set(self.creating) | {device for device, when in self.taken.items() if now - when < LAG_S}
-        used |= {m.attachment.device for m in [*self.managed.values(), *self.leaving.values()]}
-        used |= {e.attachment.device for e in self.others.values() if e.attachment and e.attachment.card == 0}
+        used = self._seen() | self.unseen(now)
         return next((device for device in range(MAX_DEVICE + 1) if device not in used), None)
+
+    def unseen(self, now: float) -> set[int]:
+        """Device indices that EC2 has refused within the last LAG_S for an ENI that it does not show yet."""
+        return {device for device, when in self.taken.items() if now - when < LAG_S} - self._seen()
+
+    def _seen(self) -> set[int]:
+        """Device indices of card 0 that ENIs have which we know or make."""
+        used = set(self.creating)
+        used |= {m.attachment.device for m in [*self.managed.values(), *self.leaving.values()]}
+        return used | {e.attachment.device for e in self.others.values() if e.attachment and e.attachment.card == 0}
 
     def outside(self, eni: Ec2Eni, attachment: Attachment) -> None:
         """An ENI is attached and not in the pool: it counts, and holds its device index."""
@@ -182,7 +192,7 @@ class NodeState:
             per_eni=self.limits.addresses_per_eni,
             max_pods=self.capacity,
             enis=tuple(self.view(m, by_eni.get(m.eni_id, ()), now) for m in mine),
-            other_enis=len(on_card) + len(foreign),
+            other_enis=len(on_card) + len(foreign) + len(self.unseen(now)),
             creating=tuple(self.creating.values()),
             leaving=len(self.leaving),
             subnets=usable,

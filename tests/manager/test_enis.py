@@ -316,6 +316,19 @@ def test_a_device_index_that_an_unseen_eni_has_is_left_alone(b: Bench) -> None:
     assert len(b.a.truth.enis) == 3
 
 
+def test_an_unseen_eni_counts_for_max_eni(b: Bench) -> None:
+    b.start(warm_ip_target=1, max_eni=2)
+    b.settled(1)
+    b.a.truth.api.lag = 30
+    b.stranger(1)
+    b.agent.add_pods(20)
+    b.pass_time(200, 0.5, lambda: not b.agent.waiting)
+    assert [eni.device for eni in b.a.truth.enis_of(b.a.node.instance_id)] == [0, 1]
+    assert len(b.agent.used()) == PER_ENI
+    assert all(text.startswith("node-full: MAX_ENI=2") for text in b.agent.failed)
+    assert b.calls("AttachNetworkInterface") == 1
+
+
 def test_a_link_that_is_made_anew_is_told_to_the_agent(b: Bench) -> None:
     second = b.two_enis()
     old = b.agent.enis[second].ifindex

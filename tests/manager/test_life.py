@@ -13,8 +13,8 @@ from tests.manager.bench import PER_ENI, Bench, tag_spec, until
 from tests.manager.fake_agent import Address, FakeAgent
 
 LAG = 30.0
-# A minute, and the time to ask EC2 then.
-REST = 65.0
+# A minute, and the time to ask EC2 then; less than two looks at the metadata.
+REST = 90.0
 
 
 def grown(b: Bench, pods: int) -> None:
@@ -142,6 +142,29 @@ def test_pods_wait_for_what_ec2_has_given_again_behind_a_lost_answer(b: Bench) -
     assert (b.agent.waiting, b.agent.failed) == ([], [])
     assert b.agent.used() <= b.agent.open() == b.in_ec2()
     assert b.calls("AssignPrivateIpAddresses") <= calls + 5
+
+
+def test_what_ec2_does_not_settle_is_not_hoped_for_without_end(b: Bench) -> None:
+    """The right to describe is gone when the ENI is full of what has just left it: pods hear of that."""
+    b.start(warm_ip_target=1, max_eni=1)
+    b.agent.add_pods(PER_ENI - 1)
+    b.served()
+    b.settled(PER_ENI)
+    b.clock.ahead += 60
+    b.agent.delete_pods(5)
+    until("unassigned", lambda: len(b.in_ec2()) == PER_ENI - 5)
+    until("the step ends", lambda: not b.busy())
+    b.a.truth.faults.add(Fault("AssignPrivateIpAddresses", when="after", drop=True, times=1))
+    b.agent.add_pods(6)
+    assert b.pass_time(30, 0.5, lambda: len(b.state.managed[b.a.eni].held) == PER_ENI)
+    b.fault("DescribeNetworkInterfaces", error="UnauthorizedOperation", status=403)
+    b.pass_time(400, 2, lambda: not b.agent.waiting)
+    assert b.agent.waiting == []
+    assert b.agent.failed
+    assert all("ec2: DescribeNetworkInterfaces: UnauthorizedOperation" in text for text in b.agent.failed)
+    b.a.truth.faults.clear()
+    b.pass_time(900, 10, lambda: b.agent.open() == b.in_ec2())
+    assert b.agent.open() == b.in_ec2()
 
 
 @pytest.mark.parametrize("later", [0, 65, 1800])

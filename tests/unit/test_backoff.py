@@ -55,6 +55,7 @@ def test_what_is_likely_to_pass_is_no_reason_beside_what_is_not() -> None:
     holds.failed("b", LASTING, 1.0, MIDDLE, "no right")
     holds.failed("c", PASSING, 2.0, MIDDLE, "too many calls")
     assert holds.why(3.0) == "no right"
+    assert holds.why(50.0) == "too many calls"
     holds.worked("b")
     assert holds.why(3.0) == "too many calls"
 
